@@ -1,0 +1,35 @@
+"""Registries of cmp_mm: one child per mmengine registry it uses, all in scope ``cmp_mm``.
+
+``locations`` lists the modules to import when a name is looked up, so that ``type='cmp_mm.CMP'`` is
+found from any other scope (mmsegmentation, mmpose, ...) with no ``custom_imports`` in the config.
+"""
+
+from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import LOOPS as MMENGINE_LOOPS
+from mmengine.registry import METRICS as MMENGINE_METRICS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import TASK_UTILS as MMENGINE_TASK_UTILS
+from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
+from mmengine.registry import VISUALIZERS as MMENGINE_VISUALIZERS
+from mmengine.registry import Registry
+
+DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='cmp_mm', locations=['cmp_mm.datasets'])
+TRANSFORMS = Registry(
+    'transform', parent=MMENGINE_TRANSFORMS, scope='cmp_mm', locations=['cmp_mm.datasets.transforms']
+)
+DATA_SAMPLERS = Registry(
+    'data sampler', parent=MMENGINE_DATA_SAMPLERS, scope='cmp_mm', locations=['cmp_mm.datasets.samplers']
+)
+MODELS = Registry('model', parent=MMENGINE_MODELS, scope='cmp_mm', locations=['cmp_mm.models'])
+# Codecs: one object, built once and shared by the loss, the prediction and the metric.
+TASK_UTILS = Registry(
+    'task util', parent=MMENGINE_TASK_UTILS, scope='cmp_mm', locations=['cmp_mm.models.flow_codec']
+)
+METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='cmp_mm', locations=['cmp_mm.evaluation'])
+VISUALIZERS = Registry(
+    'visualizer', parent=MMENGINE_VISUALIZERS, scope='cmp_mm', locations=['cmp_mm.visualization']
+)
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='cmp_mm', locations=['cmp_mm.engine'])
+LOOPS = Registry('loop', parent=MMENGINE_LOOPS, scope='cmp_mm', locations=['cmp_mm.engine'])
