@@ -1,0 +1,3 @@
+from .cmp import CMP
+
+__all__ = ['CMP']

@@ -1,0 +1,92 @@
+"""mmcv's ResNet, registered, with the stride-8 dilation that CMP pretrains with."""
+
+from collections.abc import Sequence
+
+from mmcv.cnn import ResNet as MMCVResNet
+from mmcv.cnn.resnet import BasicBlock
+from mmengine.model import BaseModule
+from torch import Tensor
+
+from cmp_mm.registry import MODELS
+
+
+@MODELS.register_module()
+class ResNet(MMCVResNet, BaseModule):
+    """ResNet-18/34/50/101/152 in torchvision's layout and key names.
+
+    Beside what mmcv's class does, this one dilates *every* 3x3 convolution of a dilated stage (mmcv leaves
+    the second one of a basic block undilated), keeps batch normalisation in training mode unless asked
+    (mmcv freezes its statistics by default), can return the stem, always returns a tuple, and follows
+    ``init_cfg`` like the rest of the zoo.
+
+    Args:
+        depth: 18, 34, 50, 101 or 152.
+        strides: stride of each of the four stages; the default gives a total stride of 8.
+        dilations: dilation of the 3x3 convolutions of each stage.
+        out_indices: stages to return, 0 to 3.
+        out_stem: return the stem first: conv1, BN and ReLU, 64 channels at stride 2.
+        bn_eval: keep the running statistics of the batch normalisation as they are.
+        bn_frozen: with ``bn_eval``, freeze its weights and biases too.
+        frozen_stages: stages up to this one are not trained; 0 is the stem alone, -1 none.
+        with_cp: recompute activations in the backward pass, to save memory; bottleneck blocks only.
+        init_cfg: mmengine init config.
+
+    Raises:
+        ValueError: unknown depth, or out_indices that name no stage.
+    """
+
+    def __init__(
+        self,
+        depth: int = 50,
+        strides: Sequence[int] = (1, 2, 1, 1),
+        dilations: Sequence[int] = (1, 1, 2, 4),
+        out_indices: Sequence[int] = (3,),
+        out_stem: bool = False,
+        bn_eval: bool = False,
+        bn_frozen: bool = False,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        init_cfg: dict | list | None = None,
+    ) -> None:
+        if depth not in self.arch_settings:
+            raise ValueError(f'ResNet: depth must be one of {sorted(self.arch_settings)}; got {depth!r}.')
+        if not out_indices or any(not 0 <= index <= 3 for index in out_indices):
+            raise ValueError(f'ResNet: out_indices must name stages 0 to 3; got {tuple(out_indices)}.')
+        super().__init__(
+            depth,
+            strides=strides,
+            dilations=dilations,
+            out_indices=tuple(out_indices),
+            frozen_stages=frozen_stages,
+            bn_eval=bn_eval,
+            bn_frozen=bn_frozen,
+            with_cp=with_cp,
+        )
+        self.init_cfg = init_cfg
+        self.out_stem = out_stem
+        for block in self.modules():
+            if isinstance(block, BasicBlock):
+                block.conv2.dilation = (block.dilation, block.dilation)
+                block.conv2.padding = (block.dilation, block.dilation)
+
+    def init_weights(self) -> None:
+        """Follow ``init_cfg``; mmcv's own version would overwrite what the parent module has set."""
+        BaseModule.init_weights(self)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Feature maps, shallow to deep.
+
+        Args:
+            image: (N, 3, H, W) normalised RGB.
+
+        Returns:
+            Tuple of (N, C, h, w): the stem if ``out_stem``, then the stages of ``out_indices``.
+        """
+        x = self.relu(self.bn1(self.conv1(image)))
+        outputs = [x] if self.out_stem else []
+        x = self.maxpool(x)
+        for index, name in enumerate(self.res_layers):
+            x = getattr(self, name)(x)
+            if index in self.out_indices:
+                outputs.append(x)
+        return tuple(outputs)

@@ -1,0 +1,146 @@
+"""From a packed batch to the network's inputs, on the device."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseDataPreprocessor
+from torch import Tensor
+
+from cmp_mm.registry import MODELS
+from cmp_mm.structures import FlowDataSample
+
+
+@MODELS.register_module()
+class FlowDataPreprocessor(BaseDataPreprocessor):
+    """Normalises images, pads them to one size and draws the guidance map, all on the device.
+
+    The host sends uint8 images and a few guidance vectors; float images and the dense map never cross the
+    bus.
+
+    Args:
+        mean: of each channel in RGB order, in 0..255.
+        std: likewise.
+        bgr_to_rgb: the images come in mmcv's BGR order.
+        non_blocking: copy to the device asynchronously.
+    """
+
+    def __init__(
+        self,
+        mean: Sequence[float] = (123.675, 116.28, 103.53),
+        std: Sequence[float] = (58.395, 57.12, 57.375),
+        bgr_to_rgb: bool = True,
+        non_blocking: bool = False,
+    ) -> None:
+        super().__init__(non_blocking)
+        if len(mean) != 3 or len(std) != 3:
+            raise ValueError(
+                f'FlowDataPreprocessor: mean and std need 3 values, one per channel of RGB; got {len(mean)} '
+                f'and {len(std)}.'
+            )
+        self.bgr_to_rgb = bgr_to_rgb
+        self.register_buffer('mean', torch.tensor(mean, dtype=torch.float32).view(3, 1, 1), persistent=False)
+        self.register_buffer('std', torch.tensor(std, dtype=torch.float32).view(3, 1, 1), persistent=False)
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Prepare a batch.
+
+        Args:
+            data: ``inputs``: dict of ``image``, a list of (3, H, W) uint8 or float tensors in 0..255, or one
+                (N, 3, H, W) tensor; ``data_samples``: list of FlowDataSample, or absent.
+            training: has no effect; part of mmengine's interface.
+
+        Returns:
+            ``inputs``: dict of ``image``, (N, 3, H, W) float32 normalised RGB, and ``guidance``,
+            (N, 4, H, W) float32 = u, v in pixels, mask, mask. Smaller images are padded at the right and
+            bottom with zeros, the mean colour. ``data_samples``: list of N samples whose ``img_shape`` is the
+            (height, width) before that padding, and whose fields stay at that size.
+
+        Raises:
+            ValueError: a guidance point outside its image.
+        """
+        # Before the copy to the device, where looking at a value would wait for all work queued there.
+        for image, sample in zip(data['inputs']['image'], data.get('data_samples') or (), strict=False):
+            _check_points(sample, image.shape[-2:])
+        data = self.cast_data(data)
+        images = [self._normalize(image) for image in data['inputs']['image']]
+        samples = data.get('data_samples') or [FlowDataSample() for _ in images]
+        for sample, image in zip(samples, images, strict=True):
+            sample.set_metainfo(dict(img_shape=tuple(image.shape[-2:])))
+        size = tuple(max(image.shape[axis] for image in images) for axis in (-2, -1))
+        inputs = dict(
+            image=torch.stack([pad_to(image, size) for image in images]),
+            guidance=torch.stack([guidance_map(sample, size, images[0]) for sample in samples]),
+        )
+        return dict(inputs=inputs, data_samples=samples)
+
+    def _normalize(self, image: Tensor) -> Tensor:
+        if self.bgr_to_rgb:
+            image = image.flip(-3)
+        return (image.float() - self.mean) / self.std
+
+
+def _check_points(sample: FlowDataSample, size: Sequence[int]) -> None:
+    if 'guidance_points' in sample and len(sample.guidance_points):
+        points = sample.guidance_points
+        outside = ((points < 0) | (points >= points.new_tensor(tuple(size)))).any(dim=1)
+        if outside.any():
+            raise ValueError(
+                f'guidance: point (row, column) = {tuple(points[outside][0].tolist())} lies outside the '
+                f'image of {size[0]}x{size[1]}.'
+            )
+
+
+def pad_to(x: Tensor, size: Sequence[int], value: float | bool = 0) -> Tensor:
+    """Pad (..., H, W) at the right and bottom to ``size`` = (height, width)."""
+    return F.pad(x, (0, size[1] - x.shape[-1], 0, size[0] - x.shape[-2]), value=value)
+
+
+def guidance_map(sample: FlowDataSample, size: Sequence[int], like: Tensor) -> Tensor:
+    """Scatter the guidance vectors of a sample.
+
+    Args:
+        sample: with ``guidance_points`` (P, 2) (row, column) and ``guidance_vectors`` (P, 2) (u, v), or
+            without, which is no guidance.
+        size: (height, width) of the map.
+        like: a tensor of the dtype and device wanted.
+
+    Returns:
+        (4, height, width): u, v, mask, mask; zero but at the points.
+    """
+    guidance = like.new_zeros(4, *size)
+    if 'guidance_points' in sample and len(sample.guidance_points):
+        row, column = sample.guidance_points.long().unbind(1)
+        guidance[:2, row, column] = sample.guidance_vectors.to(guidance.dtype).T
+        guidance[2:, row, column] = 1
+    return guidance
+
+
+def stack_flow(samples: Sequence[FlowDataSample], size: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+    """Ground truth of a batch, padded to one size.
+
+    Args:
+        samples: with ``gt_flow`` (2, H, W) and optionally ``gt_valid`` (H, W).
+        size: (height, width) to pad to.
+
+    Returns:
+        (N, 2, height, width) flow in pixels and (N, height, width) bool, False in the padding; the mask is
+        None where all of the batch is valid by construction.
+
+    Raises:
+        ValueError: a sample without ``gt_flow``.
+    """
+    if any('gt_flow' not in sample for sample in samples):
+        raise ValueError('loss: a data sample has no gt_flow; the pipeline needs LoadFlow.')
+    flow = torch.stack([pad_to(sample.gt_flow, size) for sample in samples])
+    if all('gt_valid' not in s and s.gt_flow.shape[-2:] == tuple(size) for s in samples):
+        return flow, None
+    valid = [
+        pad_to(
+            sample.gt_valid if 'gt_valid' in sample else torch.ones_like(sample.gt_flow[0], dtype=torch.bool),
+            size,
+            value=False,
+        )
+        for sample in samples
+    ]
+    return flow, torch.stack(valid)

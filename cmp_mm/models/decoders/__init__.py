@@ -1,0 +1,3 @@
+from .plain_decoder import PlainDecoder
+
+__all__ = ['PlainDecoder']

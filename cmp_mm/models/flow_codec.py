@@ -1,0 +1,86 @@
+"""Quantised flow: one object that the loss, the prediction and the metric share."""
+
+import torch
+from torch import Tensor
+
+from cmp_mm.registry import TASK_UTILS
+
+
+@TASK_UTILS.register_module()
+class QuantizedFlowCodec:
+    """Turns flow into per-axis bins for the loss, and logits back into flow for the prediction.
+
+    Each axis of the flow is cut into ``num_bins`` equal bins over [-max_flow, max_flow). Everything is
+    computed in float32, whatever the dtype of the input: in half precision 50 - 1e-3 rounds to 50 and
+    would fall into a bin that does not exist.
+
+    Args:
+        num_bins: bins per axis; odd, so that zero flow is the centre of a bin. The paper's is 99.
+        max_flow: pixels; larger components are clamped. A decoded component never exceeds
+            ``max_flow * (1 - 1 / num_bins)``, the centre of the last bin (49.49 for 99 bins of 50 px).
+
+    Raises:
+        ValueError: ``num_bins`` is not an odd integer of at least 3, or ``max_flow`` is not positive.
+    """
+
+    def __init__(self, num_bins: int = 99, max_flow: float = 50.0) -> None:
+        if not isinstance(num_bins, int) or isinstance(num_bins, bool) or num_bins < 3 or num_bins % 2 == 0:
+            raise ValueError(
+                'QuantizedFlowCodec: num_bins must be an odd integer of at least 3, so that zero flow is '
+                f'the centre of a bin; got {num_bins!r}.'
+            )
+        if not max_flow > 0:
+            raise ValueError(
+                f'QuantizedFlowCodec: max_flow must be a positive number of pixels; got {max_flow!r}.'
+            )
+        self.num_bins = num_bins
+        self.max_flow = float(max_flow)
+        self.step = 2 * self.max_flow / num_bins
+
+    @property
+    def channels(self) -> int:
+        """Channels of the logits this codec reads: those of x (u) first, then those of y (v)."""
+        return 2 * self.num_bins
+
+    def centers(self, device: torch.device | str | None = None) -> Tensor:
+        """(num_bins,) float32 pixels: the centre of each bin, ascending."""
+        index = torch.arange(self.num_bins, device=device, dtype=torch.float32)
+        return (index + 0.5) * self.step - self.max_flow
+
+    def encode(self, flow: Tensor) -> Tensor:
+        """Quantise flow.
+
+        Args:
+            flow: (N, 2, H, W) pixels, of any floating dtype and any range. Not-a-number goes to bin 0;
+                such pixels are for the caller to mask.
+
+        Returns:
+            (N, 2, H, W) int64 in [0, num_bins - 1].
+        """
+        limit = self.max_flow - 1e-3
+        scaled = (flow.float().clamp(-limit, limit) + self.max_flow) / self.step
+        return scaled.floor().nan_to_num(0.0).long().clamp(0, self.num_bins - 1)
+
+    def decode(self, logits: Tensor) -> Tensor:
+        """Expected flow under the softmax of each axis.
+
+        Args:
+            logits: (N, 2 * num_bins, h, w), of any floating dtype.
+
+        Returns:
+            (N, 2, h, w) float32 pixels of the size the flow was trained at.
+        """
+        probability = self._split_axes(logits).float().softmax(dim=2)
+        return torch.einsum('nabhw,b->nahw', probability, self.centers(logits.device))
+
+    def most_likely(self, logits: Tensor) -> Tensor:
+        """(N, 2 * num_bins, h, w) logits to the (N, 2, h, w) int64 bins of highest logit."""
+        return self._split_axes(logits).argmax(dim=2)
+
+    def _split_axes(self, logits: Tensor) -> Tensor:
+        if logits.shape[1] != self.channels:
+            raise ValueError(
+                f'QuantizedFlowCodec: logits have {logits.shape[1]} channels, expected {self.channels}, '
+                f'2 axes of {self.num_bins} bins.'
+            )
+        return logits.unflatten(1, (2, self.num_bins))

@@ -1,0 +1,3 @@
+from .guidance_encoder import GuidanceEncoder
+
+__all__ = ['GuidanceEncoder']

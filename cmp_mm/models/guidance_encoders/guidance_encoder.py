@@ -1,0 +1,53 @@
+"""The sparse motion encoder: guidance map to motion features."""
+
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from cmp_mm.registry import MODELS
+
+# The last pooling makes the rest of the stride: the layers before it halve the map twice.
+_LAST_POOLING = {8: 2, 32: 8}
+
+
+@MODELS.register_module()
+class GuidanceEncoder(BaseModule):
+    """Two small convolutions over the guidance map (CMP, section 3.2).
+
+    Args:
+        stride: input pixels per pixel of the features, 8 or 32; the image encoder's.
+        in_channels: 4: u, v, mask, mask. The paper counts one mask; its code feeds it twice.
+        out_channels: width of the motion features.
+        init_cfg: mmengine init config.
+
+    Raises:
+        ValueError: unknown stride.
+    """
+
+    def __init__(
+        self,
+        stride: int = 8,
+        in_channels: int = 4,
+        out_channels: int = 16,
+        init_cfg: dict | list | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        if stride not in _LAST_POOLING:
+            raise ValueError(
+                f'GuidanceEncoder: stride must be 8 or 32, as the image encoder has; got {stride!r}.'
+            )
+        self.stride = stride
+        self.out_channels = out_channels
+        self.features = nn.Sequential(
+            nn.Conv2d(in_channels, 16, 5, stride=2, padding=2),
+            nn.BatchNorm2d(16),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            nn.Conv2d(16, out_channels, 3, padding=1),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+            nn.AvgPool2d(_LAST_POOLING[stride]),
+        )
+
+    def forward(self, guidance: Tensor) -> Tensor:
+        """(N, 4, H, W) = u, v in pixels, mask, mask; to (N, out_channels, H / stride, W / stride)."""
+        return self.features(guidance)

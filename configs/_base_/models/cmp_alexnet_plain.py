@@ -1,0 +1,21 @@
+# BN-AlexNet at stride 32 with the plain decoder, 32.5 M parameters.
+# METHOD's initialisation, for what is not pretrained.
+model = dict(
+    type='CMP',
+    data_preprocessor=dict(
+        type='FlowDataPreprocessor',
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True,
+    ),
+    backbone=dict(type='AlexNetFCN', stride=32),
+    neck=dict(type='ConvNeck', in_channels=4096, out_channels=256),
+    guidance_encoder=dict(type='GuidanceEncoder', stride=32),
+    decoder=dict(type='PlainDecoder', in_channels=272, combo=(1, 2, 4), out_channels=198),
+    codec=dict(type='QuantizedFlowCodec', num_bins=99, max_flow=50.0),
+    loss=dict(type='QuantizedFlowLoss'),
+    init_cfg=[
+        dict(type='Xavier', layer=['Conv2d', 'ConvTranspose2d'], distribution='normal', gain=0.02),
+        dict(type='Normal', layer='_BatchNorm', mean=1, std=0.02),
+    ],
+)
