@@ -1,0 +1,84 @@
+"""Flow that was computed before, looked up by the name of the frame."""
+
+import os
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from ..files import read_flow
+from ..formats import FLOW_FORMATS
+from ..geometry import resize_flow
+from .base import FlowEstimator
+
+# Where the flow of frame NAME may be, by format. The last of jpg is how denseflow names its files.
+LAYOUTS = {
+    'flo': [('{stem}.flo',)],
+    'npz': [('{stem}.npz',)],
+    'kitti': [('{stem}.png',)],
+    'jpg': [('{stem}_x.jpg', '{stem}_y.jpg'), ('flow_x_{stem}.jpg', 'flow_y_{stem}.jpg')],
+}
+
+
+class PrecomputedFlow(FlowEstimator):
+    """Reads the flow of a pair from a folder that mirrors the source.
+
+    The flow of frame ``walk/000012.jpg`` (to the next frame used) is ``walk/000012.flo``, ``.npz``,
+    ``.png`` (KITTI), ``walk/000012_x.jpg`` with ``_y.jpg``, or ``walk/flow_x_000012.jpg`` with ``flow_y``
+    under the folder, the first of these that is there. Flow of another size than the frames is resized,
+    vectors included.
+
+    Args:
+        root: the folder.
+        fmt: 'flo', 'npz', 'kitti' or 'jpg' to look for this one only.
+        bound: pixels, for jpg pairs.
+
+    Raises:
+        NotADirectoryError: the folder is not there.
+    """
+
+    def __init__(self, root: str | os.PathLike, fmt: str | None = None, bound: float = 50.0) -> None:
+        self._root = Path(root)
+        if not self._root.is_dir():
+            raise NotADirectoryError(f'folder of precomputed flow is not there: {root}')
+        if fmt is not None and fmt not in FLOW_FORMATS:
+            raise ValueError(f'flow format {fmt!r} is unknown; expected one of {", ".join(FLOW_FORMATS)}')
+        self._formats = [fmt] if fmt else list(LAYOUTS)
+        self._bound = bound
+
+    def __call__(self, frame0: np.ndarray, frame1: np.ndarray) -> np.ndarray:
+        """Refuse: two frames without their names do not tell which file is theirs."""
+        raise TypeError("flow estimator 'precomputed' needs the names of the frames; call for_pair")
+
+    def for_pair(
+        self, frame0: np.ndarray, frame1: np.ndarray, name0: str, name1: str | None = None
+    ) -> np.ndarray:
+        """Read the flow of the frame ``name0``, in the size of ``frame0``.
+
+        Returns:
+            (H, W, 2) float32 pixels, NaN where the file says unknown.
+
+        Raises:
+            FileNotFoundError: there is no flow of that name.
+            FlowFormatError: the file is broken.
+            ValueError: the name leads out of the folder.
+        """
+        flow, valid = self._read(name0)
+        if valid is not None:
+            flow[~valid] = np.nan
+        if flow.shape[:2] != frame0.shape[:2]:
+            flow = resize_flow(flow, frame0.shape[:2], nearest=valid is not None)
+        return flow
+
+    def _read(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+        relative = PurePosixPath(name)
+        if relative.is_absolute() or '..' in relative.parts or not relative.name:
+            raise ValueError(f'frame name {name!r} is not a path below the source')
+        folder, stem = self._root / relative.parent, relative.stem
+        for fmt in self._formats:
+            for layout in LAYOUTS[fmt]:
+                paths = [folder / part.format(stem=stem) for part in layout]
+                if all(path.is_file() for path in paths):
+                    return read_flow(paths if fmt == 'jpg' else paths[0], fmt, self._bound)
+        raise FileNotFoundError(
+            f'no precomputed flow of frame {name!r} in {folder} (looked for {", ".join(self._formats)})'
+        )
