@@ -13,6 +13,7 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import TASK_UTILS as MMENGINE_TASK_UTILS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import VISUALIZERS as MMENGINE_VISUALIZERS
+from mmengine.registry import WEIGHT_INITIALIZERS as MMENGINE_WEIGHT_INITIALIZERS
 from mmengine.registry import Registry
 
 DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='cmp_mm', locations=['cmp_mm.datasets'])
@@ -33,3 +34,10 @@ VISUALIZERS = Registry(
 )
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='cmp_mm', locations=['cmp_mm.engine'])
 LOOPS = Registry('loop', parent=MMENGINE_LOOPS, scope='cmp_mm', locations=['cmp_mm.engine'])
+# What ``init_cfg`` of a pretraining or a downstream config names.
+WEIGHT_INITIALIZERS = Registry(
+    'weight initializer',
+    parent=MMENGINE_WEIGHT_INITIALIZERS,
+    scope='cmp_mm',
+    locations=['cmp_mm.downstream.backbone_init', 'cmp_mm.models.init'],
+)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cmp_mm.registry import MODELS
 
-# Strides of conv1, pool1, pool2 and pool5 for each total stride (METHOD's 32x and 8x encoders).
+# Strides of conv1, pool1, pool2 and pool5 for each total stride (the reference's 32x and 8x encoders).
 _STRIDES = {32: (4, 2, 2, 2), 8: (2, 2, 2, 1)}
 _STAGES = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7')
 

@@ -1,3 +1,5 @@
+from .flownet_decoder import FlowNetDecoder
 from .plain_decoder import PlainDecoder
+from .skip_decoder import SkipDecoder
 
-__all__ = ['PlainDecoder']
+__all__ = ['FlowNetDecoder', 'PlainDecoder', 'SkipDecoder']

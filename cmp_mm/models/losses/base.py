@@ -18,8 +18,8 @@ class FlowLoss(nn.Module, metaclass=ABCMeta):
 
     Args:
         loss_weight: factor of the whole loss.
-        scale_weights: factor of each scale, finest first; None is 1 for each. METHOD gives no weights, so
-            equal ones are this project's choice.
+        scale_weights: factor of each scale, finest first; None is 1 for each, this project's choice:
+            neither the paper nor what is known of the reference gives any.
     """
 
     def __init__(self, loss_weight: float = 1.0, scale_weights: Sequence[float] | None = None) -> None:

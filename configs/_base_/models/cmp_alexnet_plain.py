@@ -1,5 +1,4 @@
 # BN-AlexNet at stride 32 with the plain decoder, 32.5 M parameters.
-# METHOD's initialisation, for what is not pretrained.
 model = dict(
     type='CMP',
     data_preprocessor=dict(
@@ -14,8 +13,6 @@ model = dict(
     decoder=dict(type='PlainDecoder', in_channels=272, combo=(1, 2, 4), out_channels=198),
     codec=dict(type='QuantizedFlowCodec', num_bins=99, max_flow=50.0),
     loss=dict(type='QuantizedFlowLoss'),
-    init_cfg=[
-        dict(type='Xavier', layer=['Conv2d', 'ConvTranspose2d'], distribution='normal', gain=0.02),
-        dict(type='Normal', layer='_BatchNorm', mean=1, std=0.02),
-    ],
+    # Unlike the reference's, it leaves a pretrained encoder as it is.
+    init_cfg=dict(type='cmp_mm.ReferenceInit', gain=0.02),
 )
