@@ -1,0 +1,145 @@
+"""The amendments act where they are needed, and only there. Each case runs in a process of its own."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from cmp_mm import compat
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_code(code: str, *paths: Path) -> subprocess.CompletedProcess:
+    head = f'import sys; sys.path[:0] = {[str(path) for path in (*paths, ROOT)]!r}\n'
+    return subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', head + textwrap.dedent(code)], capture_output=True, text=True
+    )
+
+
+def passes(code: str, *paths: Path) -> str:
+    result = run_code(code, *paths)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return result.stdout
+
+
+def fake_package(folder: Path, name: str, files: dict[str, str], version: str | None = None) -> Path:
+    for file, text in files.items():
+        path = folder / name / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    if version is not None:
+        info = folder / f'{name}-{version}.dist-info'
+        info.mkdir()
+        (info / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n')
+    return folder
+
+
+def test_import_is_light():
+    passes("""
+        import cmp_mm, sys
+        heavy = {'torch', 'mmengine', 'mmcv', 'cv2', 'numpy', 'scipy'} & set(sys.modules)
+        assert not heavy, heavy
+    """)
+
+
+def test_stand_in_names_op_and_command(tmp_path):
+    lite = fake_package(tmp_path, 'mmcv', {'__init__.py': ''}, '2.1.0')
+    passes(
+        """
+        import cmp_mm, importlib
+        ext = importlib.import_module('mmcv._ext')
+        assert hasattr(ext, 'deform_conv_forward')
+        assert ext.get_compiler_version() == 'not available (mmcv-lite)'
+        try:
+            ext.deform_conv_forward(1, 2, groups=3)
+        except RuntimeError as error:
+            assert "'deform_conv_forward'" in str(error) and 'pip install' in str(error), error
+        else:
+            raise AssertionError('no error')
+        """,
+        lite,
+    )
+
+
+def test_compiled_mmcv_is_left_alone(tmp_path):
+    files = {'__init__.py': '', '_ext.py': 'def nms():\n    return "compiled"\n'}
+    passes(
+        """
+        import cmp_mm, mmcv._ext
+        assert mmcv._ext.nms() == 'compiled' and not hasattr(mmcv._ext, 'roi_align_forward')
+        """,
+        fake_package(tmp_path, 'mmcv', files, '2.1.0'),
+    )
+
+
+def test_broken_compiled_mmcv_keeps_its_error(tmp_path):
+    files = {'__init__.py': '', '_ext.py': 'raise ImportError("undefined symbol")'}
+    result = run_code('import cmp_mm, mmcv._ext', fake_package(tmp_path, 'mmcv', files, '2.1.0'))
+    assert 'undefined symbol' in result.stderr
+
+
+@pytest.mark.parametrize(
+    ('broken', 'expected'),
+    [('raise ValueError("numpy.dtype size changed")', 'lent'), ('iou = "own"', 'own')],
+)
+def test_xtcocotools_borrows_a_mask_module(tmp_path, broken, expected):
+    names = ('iou', 'merge', 'frPyObjects', 'encode', 'decode', 'area', 'toBbox')
+    lent = '\n'.join(f'{name} = "lent"' for name in names)
+    fake_package(tmp_path, 'xtcocotools', {'__init__.py': '', '_mask.py': broken})
+    fake_package(tmp_path, 'pycocotools', {'__init__.py': '', '_mask.py': lent})
+    out = passes('import cmp_mm, xtcocotools._mask as mask; print(mask.iou)', tmp_path)
+    assert out.strip() == expected
+
+
+def test_amends_an_mmengine_imported_before_or_after():
+    for order in ('import cmp_mm, mmengine.config', 'import mmengine.config, cmp_mm'):
+        passes(f"""
+            {order}
+            from mmengine.config.utils import MODULE2PACKAGE
+            from mmengine.config import config
+            assert MODULE2PACKAGE['cmp_mm'] == 'cmp_mm'
+            assert config.is_installed('cmp_mm') and not config.is_installed('no_such_package')
+            assert config.get_installed_path('cmp_mm').endswith('cmp_mm')
+            assert config.get_installed_path('mmengine') == mmengine.__path__[0]
+        """)
+
+
+def test_installing_twice_changes_nothing():
+    passes("""
+        import cmp_mm, sys
+        before = list(sys.meta_path)
+        cmp_mm.compat.install()
+        assert sys.meta_path == before
+    """)
+
+
+def test_version_floor_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(compat.FLOORS, 'mmengine', '99.1')
+    with pytest.raises(ImportError, match=r"mmengine >= 99\.1, but .* is installed: pip install 'mmengine"):
+        compat.check_versions()
+
+
+def test_missing_mmcv_names_both(monkeypatch):
+    find_spec = compat.importlib.util.find_spec
+    monkeypatch.setattr(
+        compat.importlib.util, 'find_spec', lambda name: None if name == 'mmcv' else find_spec(name)
+    )
+    with pytest.raises(ImportError, match=r"mmcv or mmcv-lite .*: pip install 'mmcv-lite"):
+        compat.check_versions()
+
+
+def test_version_ceiling_only_warns(monkeypatch):
+    monkeypatch.setitem(compat.CEILINGS, 'numpy', '1')
+    with pytest.warns(UserWarning, match='not tried with numpy'):
+        compat.check_versions()
+
+
+@pytest.mark.parametrize(
+    ('text', 'numbers'),
+    [('2.13.0+cpu', (2, 13, 0)), ('0.10.7', (0, 10, 7)), ('2.0.0rc4', (2, 0, 0)), ('x', ())],
+)
+def test_version_tuple(text, numbers):
+    assert compat.version_tuple(text) == numbers
