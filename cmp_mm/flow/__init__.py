@@ -7,11 +7,12 @@ imported when one of them is first asked for, so that workers that only read or 
 
 from typing import Any
 
-from .colour import color_wheel_legend, flow_to_rgb
+from .colour import add_legend, color_wheel_legend, flow_to_rgb
 from .estimators import FLOW_ESTIMATORS, FlowEstimator, build_flow_estimator
 from .files import read_flow, write_flow, write_whole
 from .formats import FLOW_FORMATS, FlowFormatError, decode_flow, encode_flow
 from .geometry import flip_flow, resize_flow, resize_mask, reverse_flow, rotate_flow, scale_flow
+from .listing import FlowFile, find_flow_files
 
 _TORCH_NAMES = ('backward_warp', 'forward_splat')
 
@@ -19,12 +20,15 @@ __all__ = [
     'FLOW_ESTIMATORS',
     'FLOW_FORMATS',
     'FlowEstimator',
+    'FlowFile',
     'FlowFormatError',
+    'add_legend',
     'backward_warp',
     'build_flow_estimator',
     'color_wheel_legend',
     'decode_flow',
     'encode_flow',
+    'find_flow_files',
     'flip_flow',
     'flow_to_rgb',
     'forward_splat',

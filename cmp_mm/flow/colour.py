@@ -82,6 +82,24 @@ def color_wheel_legend(size: int, max_radius: float) -> np.ndarray:
     return picture
 
 
+def add_legend(picture: np.ndarray, max_radius: float) -> np.ndarray:
+    """Set the legend of `color_wheel_legend` to the right of a picture, on white.
+
+    Args:
+        picture: (H, W, 3) uint8, RGB, from `flow_to_rgb` with the same ``max_radius``.
+        max_radius: pixels at the rim of the disc.
+
+    Returns:
+        (max(H, size), W + size, 3) uint8, RGB, with the legend's size between 64 and 128 pixels.
+    """
+    size = min(128, max(64, picture.shape[0] // 3))
+    height, width = picture.shape[:2]
+    canvas = np.full((max(height, size), width + size, 3), 255, np.uint8)
+    canvas[:height, :width] = picture
+    canvas[:size, width:] = color_wheel_legend(size, max_radius)
+    return canvas
+
+
 @functools.lru_cache(maxsize=1)
 def _colour_wheel() -> np.ndarray:
     """Return the 55 colours of the wheel, (55, 3) float32 RGB in [0, 1]."""

@@ -29,7 +29,9 @@ def resize_flow(flow: np.ndarray, size: tuple[int, int], nearest: bool = False) 
     height, width = _check_size(size)
     ratio = np.array([width / flow.shape[1], height / flow.shape[0]], dtype=flow.dtype)
     interpolation = cv2.INTER_NEAREST_EXACT if nearest else cv2.INTER_LINEAR
-    return cv2.resize(flow, (width, height), interpolation=interpolation).reshape(height, width, 2) * ratio
+    resized = cv2.resize(flow, (width, height), interpolation=interpolation)
+    # Whole rows against a row of ratios: numpy is ten times slower at broadcasting over an axis of two.
+    return (resized.reshape(height, 2 * width) * np.tile(ratio, width)).reshape(height, width, 2)
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

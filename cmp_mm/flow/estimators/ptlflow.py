@@ -29,7 +29,7 @@ class PTLFlow(FlowEstimator):
             RuntimeError,
         ) as error:  # RuntimeError: its torchvision is of another torch build
             raise ImportError(
-                f"flow estimator 'ptlflow:{model}' needs the extra ptlflow ({error}); "
+                f"flow estimator 'ptlflow:{model}' needs ptlflow, the extra 'ptlflow' of cmp_mm ({error}); "
                 f'install it with: {INSTALL}'
             ) from None
         self._device = pick_device(device)

@@ -6,7 +6,6 @@ import numpy as np
 
 from .base import FlowEstimator, check_frames, pick_device
 
-INSTALL = 'pip install torch===2.13.0 torchvision===0.28.0'
 STRIDE = 8
 MIN_SIDE = 128  # below, the last level of the correlation pyramid is empty
 
@@ -39,7 +38,8 @@ class RAFTFlow(FlowEstimator):
             from torchvision.models import optical_flow
         except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision of another torch build
             raise ImportError(
-                f"flow estimator 'raft' needs the extra torchvision ({error}); install it with: {INSTALL}"
+                f"flow estimator 'raft' needs torchvision, the extra 'raft' of cmp_mm ({error}); "
+                f'install it with: {install_command()}'
             ) from None
         build = getattr(optical_flow, f'raft_{model}')
         if weights == 'default':
@@ -66,6 +66,19 @@ class RAFTFlow(FlowEstimator):
         return flow[0, :, :height, :width].permute(1, 2, 0).float().cpu().contiguous().numpy()
 
 
+def install_command() -> str:
+    """Return the pip command that installs the torchvision of the torch that is installed.
+
+    torchvision 0.(15 + x) goes with torch 2.x. The three '=' also replace a torch built for the CPU only,
+    for which there is no torchvision.
+    """
+    from importlib.metadata import version
+
+    release = version('torch').split('+')[0]
+    minor = int(release.split('.')[1])
+    return f"pip install 'torch==={release}' 'torchvision==0.{15 + minor}.*'"
+
+
 def _load(network, path: str | os.PathLike, what: str) -> None:
     """Load a bare state dict, as data only, and refuse one of another network."""
     import pickle
@@ -74,9 +87,8 @@ def _load(network, path: str | os.PathLike, what: str) -> None:
 
     try:
         state = torch.load(path, map_location='cpu', weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f'{path}: not a weights file ({reason})') from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError):  # torch's text advises to open it as a program
+        raise ValueError(f'{path}: not a weights file, or one that holds more than tensors') from None
     try:
         network.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError):

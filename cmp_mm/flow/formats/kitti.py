@@ -11,6 +11,7 @@ from .common import DEFLATE_MAX_RATIO, FlowFormatError, check_size
 SIGNATURE = b'\x89PNG\r\n\x1a\n'
 SCALE = 64.0
 OFFSET = 2.0**15
+MIN_FLOW, MAX_FLOW = -OFFSET / SCALE, (65535 - OFFSET) / SCALE
 
 
 def encode_kitti(flow: np.ndarray, valid: np.ndarray | None) -> bytes:

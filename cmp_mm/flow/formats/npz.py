@@ -60,7 +60,7 @@ def _read_member(archive: zipfile.ZipFile, total: int, name: str, kinds: tuple[s
         read_header = (
             npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
         )
-        shape, fortran, dtype = read_header(head, max_header_size=NPY_HEADER_LIMIT)
+        shape, fortran, dtype = read_header(head)
         _check_array(name, shape, dtype, kinds, min(info.compress_size, total))
         expected = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         body = head.read()

@@ -1,0 +1,103 @@
+"""Finding flow files in folders."""
+
+import os
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .files import JPG_SUFFIXES, SUFFIX_FORMATS
+from .formats import FLOW_FORMATS, FlowFormatError
+from .formats.kitti import SIGNATURE
+
+
+@dataclass(frozen=True)
+class FlowFile:
+    """One flow field on disk.
+
+    Attributes:
+        paths: the file, or the x and y file of a jpg pair.
+        fmt: its format.
+        name: where it is below the folder it was found in, without suffix, '/' between the parts. A jpg pair
+            is named by what its two files share: ``a_x.jpg`` is ``a``, denseflow's ``flow_x_007.jpg`` is
+            ``007``.
+    """
+
+    paths: tuple[Path, ...]
+    fmt: str
+    name: str
+
+    @property
+    def source(self) -> Path | tuple[Path, ...]:
+        """What `read_flow` takes: a path, or the pair of a jpg flow."""
+        return self.paths if self.fmt == 'jpg' else self.paths[0]
+
+
+def find_flow_files(sources: Sequence[str | os.PathLike], fmt: str | None = None) -> list[FlowFile]:
+    """List the flow files that some files and folders stand for.
+
+    Folders are searched with all below them. There, a png is taken for flow only if it is 16-bit RGB, as
+    KITTI's is, so that frames lying beside the flow are left out; a jpg only if its name marks it as x or y.
+    Either file of a jpg pair stands for the pair; if the other is missing, reading it will say so.
+
+    Args:
+        sources: files and folders.
+        fmt: 'flo', 'kitti', 'npz' or 'jpg' to take files of this format only.
+
+    Returns:
+        The files in the order of the sources, sorted by path within each folder, each once.
+
+    Raises:
+        FileNotFoundError: a source is not there.
+        FlowFormatError: a source is a file that is not named like a flow file.
+    """
+    if fmt is not None and fmt not in FLOW_FORMATS:
+        raise ValueError(f'flow format {fmt!r} is unknown; expected one of {", ".join(FLOW_FORMATS)}')
+    found: dict[tuple[Path, ...], FlowFile] = {}
+    for source in map(Path, sources):
+        if source.is_dir():
+            inside = sorted(path for path in source.rglob('*') if path.is_file() and path.name[0] != '.')
+            files = [_as_flow_file(path, source) for path in inside if not _is_frame(path)]
+        elif source.exists():
+            file = _as_flow_file(source, source.parent)
+            if file is None:
+                raise FlowFormatError(
+                    f'{source}: not named like a flow file; expected .flo, .png (KITTI), .npz, or one of a '
+                    'pair NAME_x.jpg, NAME_y.jpg or flow_x_NAME.jpg, flow_y_NAME.jpg'
+                )
+            files = [file]
+        else:
+            raise FileNotFoundError(f'{source}: no such file or folder')
+        for file in files:
+            if file is not None and fmt in (None, file.fmt):
+                found.setdefault(file.paths, file)
+    return list(found.values())
+
+
+def _as_flow_file(path: Path, root: Path) -> FlowFile | None:
+    suffix = path.suffix.lower()
+    if suffix in SUFFIX_FORMATS:
+        return FlowFile((path,), SUFFIX_FORMATS[suffix], path.relative_to(root).with_suffix('').as_posix())
+    if suffix not in JPG_SUFFIXES:
+        return None
+    stem = path.stem
+    if stem[-2:] in ('_x', '_y') and len(stem) > 2:
+        name, pattern = stem[:-2], '{name}_{axis}'
+    elif stem[:7] in ('flow_x_', 'flow_y_') and len(stem) > 7:
+        name, pattern = stem[7:], 'flow_{axis}_{name}'
+    else:
+        return None
+    paths = tuple(path.with_name(pattern.format(name=name, axis=axis) + path.suffix) for axis in 'xy')
+    return FlowFile(paths, 'jpg', path.relative_to(root).with_name(name).as_posix())
+
+
+def _is_frame(path: Path) -> bool:
+    """Tell whether a png is an ordinary picture. A png too broken to tell is not: its reader will say so."""
+    if path.suffix.lower() != '.png':
+        return False
+    try:
+        with open(path, 'rb') as file:
+            head = file.read(26)
+    except OSError:
+        return False
+    return len(head) == 26 and head[:8] == SIGNATURE and struct.unpack('>BB', head[24:]) != (16, 2)
