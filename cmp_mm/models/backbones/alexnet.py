@@ -27,6 +27,8 @@ class AlexNetFCN(BaseModule):
             Their widths are 96, 256, 384, 384, 256, 4096, 4096.
         dropout: probability after fc6 and fc7, while training.
         norm_cfg: mmcv norm layer config, for example ``dict(type='SyncBN')``.
+        frozen_stages: how many stages, from conv1 on, are not trained and stay in evaluation mode; 7
+            freezes the whole backbone, -1 or 0 nothing.
         init_cfg: mmengine init config.
 
     Raises:
@@ -39,6 +41,7 @@ class AlexNetFCN(BaseModule):
         out_indices: Sequence[int] = (6,),
         dropout: float = 0.5,
         norm_cfg: dict | None = None,
+        frozen_stages: int = -1,
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -50,6 +53,7 @@ class AlexNetFCN(BaseModule):
             )
         self.stride = stride
         self.out_indices = tuple(out_indices)
+        self.frozen_stages = frozen_stages
         norm_cfg = norm_cfg or dict(type='BN')
         conv1_stride, pool1_stride, pool2_stride, pool5_stride = _STRIDES[stride]
 
@@ -70,6 +74,18 @@ class AlexNetFCN(BaseModule):
         self.pool1 = nn.MaxPool2d(3, pool1_stride, padding=1)
         self.pool2 = nn.MaxPool2d(3, pool2_stride, padding=1)
         self.pool5 = nn.MaxPool2d(3, pool5_stride, padding=1)
+        for name in self._frozen_names():
+            getattr(self, name).requires_grad_(False)
+
+    def _frozen_names(self) -> tuple[str, ...]:
+        return _STAGES[: max(self.frozen_stages, 0)]
+
+    def train(self, mode: bool = True) -> 'AlexNetFCN':
+        """Switch to training mode, except for what is frozen."""
+        super().train(mode)
+        for name in self._frozen_names():
+            getattr(self, name).eval()
+        return self
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Feature maps of ``out_indices``, in their order of depth.

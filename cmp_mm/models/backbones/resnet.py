@@ -73,6 +73,11 @@ class ResNet(MMCVResNet, BaseModule):
         """Follow ``init_cfg``; mmcv's own version would overwrite what the parent module has set."""
         BaseModule.init_weights(self)
 
+    def train(self, mode: bool = True) -> 'ResNet':
+        """As ``nn.Module.train``, with what ``bn_eval`` and ``frozen_stages`` keep out of it."""
+        super().train(mode)
+        return self  # mmcv's returns nothing, which breaks ``model.eval()`` in an expression
+
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Feature maps, shallow to deep.
 

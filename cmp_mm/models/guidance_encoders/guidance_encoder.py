@@ -5,22 +5,20 @@ from torch import Tensor, nn
 
 from cmp_mm.registry import MODELS
 
-# The last pooling makes the rest of the stride: the layers before it halve the map twice.
-_LAST_POOLING = {8: 2, 32: 8}
-
 
 @MODELS.register_module()
 class GuidanceEncoder(BaseModule):
     """Two small convolutions over the guidance map (CMP, section 3.2).
 
     Args:
-        stride: input pixels per pixel of the features, 8 or 32; the image encoder's.
+        stride: input pixels per pixel of the features, the image encoder's. The reference has 8 and 32;
+            other multiples of 4 serve other backbones.
         in_channels: 4: u, v, mask, mask. The paper counts one mask; its code feeds it twice.
         out_channels: width of the motion features.
         init_cfg: mmengine init config.
 
     Raises:
-        ValueError: unknown stride.
+        ValueError: ``stride`` is no positive multiple of 4.
     """
 
     def __init__(
@@ -31,9 +29,10 @@ class GuidanceEncoder(BaseModule):
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        if stride not in _LAST_POOLING:
+        if stride < 4 or stride % 4:
             raise ValueError(
-                f'GuidanceEncoder: stride must be 8 or 32, as the image encoder has; got {stride!r}.'
+                'GuidanceEncoder: stride must be a positive multiple of 4, the stride of the image encoder; '
+                f'got {stride!r}.'
             )
         self.stride = stride
         self.out_channels = out_channels
@@ -45,7 +44,8 @@ class GuidanceEncoder(BaseModule):
             nn.Conv2d(16, out_channels, 3, padding=1),
             nn.BatchNorm2d(out_channels),
             nn.ReLU(inplace=True),
-            nn.AvgPool2d(_LAST_POOLING[stride]),
+            # The layers before halve the map twice; this makes the rest of the stride.
+            nn.AvgPool2d(stride // 4),
         )
 
     def forward(self, guidance: Tensor) -> Tensor:

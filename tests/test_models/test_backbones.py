@@ -1,0 +1,122 @@
+import pytest
+import torch
+from torch import nn
+
+from cmp_mm.models import AlexNetFCN, ResNet
+from cmp_mm.registry import MODELS
+
+
+@pytest.mark.parametrize('stride', [8, 32])
+def test_alexnet_feature_map_is_the_input_over_the_stride(stride):
+    backbone = AlexNetFCN(stride).eval()
+    with torch.no_grad():
+        (fc7,) = backbone(torch.randn(1, 3, 2 * stride, 3 * stride))
+    assert fc7.shape == (1, 4096, 2, 3)
+
+
+def test_alexnet_stages_have_the_reference_widths_and_strides():
+    backbone = AlexNetFCN(32, out_indices=range(7)).eval()
+    with torch.no_grad():
+        maps = backbone(torch.randn(1, 3, 64, 64))
+    assert [m.shape[1] for m in maps] == [96, 256, 384, 384, 256, 4096, 4096]
+    assert [64 // m.shape[2] for m in maps] == [4, 8, 16, 16, 16, 32, 32]
+
+
+def test_alexnet_stops_at_the_deepest_stage_asked_for():
+    backbone = AlexNetFCN(32, out_indices=(0, 2), dropout=0.0)
+    calls = []
+    backbone.conv4.register_forward_hook(lambda *_: calls.append('conv4'))
+    assert [m.shape[1] for m in backbone(torch.randn(2, 3, 64, 64))] == [96, 384]
+    assert not calls
+
+
+def test_alexnet_takes_the_zoo_norm_config():
+    backbone = AlexNetFCN(32, norm_cfg=dict(type='SyncBN'))
+    assert sum(isinstance(m, nn.SyncBatchNorm) for m in backbone.modules()) == 7
+
+
+@pytest.mark.parametrize('depth', [18, 34, 50])
+def test_resnet_is_stride_8_and_of_its_width(depth):
+    backbone = ResNet(depth, out_stem=True, out_indices=(0, 1, 2, 3)).eval()
+    with torch.no_grad():
+        maps = backbone(torch.randn(1, 3, 64, 64))
+    widths = [64, 128, 256, 512] if depth < 50 else [256, 512, 1024, 2048]
+    assert [m.shape[1] for m in maps] == [64, *widths]
+    assert [64 // m.shape[2] for m in maps] == [2, 4, 8, 8, 8]
+
+
+@pytest.mark.parametrize('depth', [18, 50])
+def test_every_3x3_convolution_of_layer3_and_layer4_is_dilated(depth):
+    backbone = ResNet(depth)
+    for stage, dilation in ((1, 1), (2, 1), (3, 2), (4, 4)):
+        convs = [
+            m
+            for m in getattr(backbone, f'layer{stage}').modules()
+            if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)
+        ]
+        assert convs
+        assert {(c.dilation, c.padding) for c in convs} == {((dilation,) * 2,) * 2}
+
+
+@pytest.mark.parametrize(
+    ('depth', 'blocks', 'bottleneck'), [(101, (3, 4, 23, 3), True), (152, (3, 8, 36, 3), True)]
+)
+def test_deep_resnets_have_torchvision_keys(depth, blocks, bottleneck):
+    with torch.device('meta'):
+        keys = ResNet(depth).state_dict().keys()
+    expected = {'conv1.weight'} | {
+        f'layer{stage}.{block}.conv{n}.weight'
+        for stage, count in enumerate(blocks, 1)
+        for block in range(count)
+        for n in (1, 2, 3)
+    }
+    expected |= {f'layer{stage}.0.downsample.0.weight' for stage in (1, 2, 3, 4)}
+    assert {key for key in keys if 'bn' not in key and 'downsample.1' not in key} == expected
+
+
+def test_batch_normalisation_trains_by_default_and_freezes_on_request():
+    backbone = ResNet(18).train()
+    assert all(m.training for m in backbone.modules() if isinstance(m, nn.BatchNorm2d))
+    backbone = ResNet(18, bn_eval=True).train()
+    assert not any(m.training for m in backbone.modules() if isinstance(m, nn.BatchNorm2d))
+    assert backbone.layer1.training
+
+
+def test_frozen_stages_get_no_gradient():
+    backbone = ResNet(18, frozen_stages=1).train()
+    frozen = {name.split('.')[0] for name, p in backbone.named_parameters() if not p.requires_grad}
+    assert frozen == {'conv1', 'bn1', 'layer1'}
+
+
+@pytest.mark.parametrize('backbone', [AlexNetFCN, ResNet])
+def test_pretrained_weights_load_by_prefix(backbone, tmp_path):
+    kwargs = dict(depth=18) if backbone is ResNet else {}
+    source = backbone(**kwargs)
+    state = {f'backbone.{key}': value for key, value in source.state_dict().items()}
+    state['neck.conv.weight'] = torch.zeros(1)
+    torch.save(dict(state_dict=state), tmp_path / 'cmp.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'cmp.pth'), prefix='backbone.')
+    target = backbone(init_cfg=init_cfg, **kwargs)
+    target.init_weights()
+    for (name, expected), got in zip(source.state_dict().items(), target.state_dict().values(), strict=True):
+        assert torch.equal(expected, got), name
+
+
+def test_it_builds_from_the_scope_of_another_package(other_package):
+    assert isinstance(other_package.build(dict(type='cmp_mm.ResNet', depth=18)), ResNet)
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'message'),
+    [
+        (dict(type='AlexNetFCN', stride=16), 'stride must be 32 or 8; got 16'),
+        (dict(type='AlexNetFCN', out_indices=(7,)), r'out_indices must name stages .* got \(7,\)'),
+        (dict(type='AlexNetFCN', out_indices=()), 'out_indices must name stages'),
+        (dict(type='ResNet', depth=42), r'depth must be one of \[18, 34, 50, 101, 152\]; got 42'),
+        (dict(type='ResNet', out_indices=(4,)), r'out_indices must name stages 0 to 3; got \(4,\)'),
+        (dict(type='GuidanceEncoder', stride=6), 'stride must be a positive multiple of 4.* got 6'),
+    ],
+)
+def test_config_errors_are_one_sentence(cfg, message):
+    with pytest.raises(ValueError, match=message):
+        MODELS.build(cfg)

@@ -1,0 +1,114 @@
+import numpy as np
+import pytest
+import torch
+
+from cmp_mm.models import FlowDataPreprocessor
+from cmp_mm.models.data_preprocessor import stack_flow
+from cmp_mm.structures import FlowDataSample
+
+
+def test_image_is_normalised_rgb(flow_batch):
+    batch = flow_batch((8, 10))
+    bgr = batch['inputs']['image'][0].numpy().astype(np.float64)
+    out = FlowDataPreprocessor()(batch)['inputs']['image']
+    for channel, (mean, std) in enumerate(
+        zip((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), strict=True)
+    ):
+        np.testing.assert_allclose(out[0, channel], (bgr[2 - channel] - mean) / std, atol=1e-5)
+    assert out.dtype == torch.float32
+    rgb = FlowDataPreprocessor(bgr_to_rgb=False)(flow_batch((8, 10)))['inputs']['image']
+    np.testing.assert_allclose(rgb[0, 0], (bgr[0] - 123.675) / 58.395, atol=1e-5)
+
+
+def test_stacked_and_listed_images_are_the_same(flow_batch):
+    listed, stacked = flow_batch((8, 8), (8, 8)), flow_batch((8, 8), (8, 8))
+    stacked['inputs']['image'] = torch.stack(stacked['inputs']['image'])
+    preprocess = FlowDataPreprocessor()
+    assert torch.equal(preprocess(listed)['inputs']['image'], preprocess(stacked)['inputs']['image'])
+
+
+def test_guidance_map_holds_the_vectors_at_their_points_and_zero_elsewhere():
+    sample = FlowDataSample()
+    sample.guidance_points = torch.tensor([[0, 0], [3, 9], [7, 2]])
+    sample.guidance_vectors = torch.tensor([[1.5, -2.0], [0.0, 0.0], [-50.0, 50.0]])
+    batch = dict(inputs=dict(image=[torch.zeros(3, 8, 10, dtype=torch.uint8)]), data_samples=[sample])
+    guidance = FlowDataPreprocessor()(batch)['inputs']['guidance'][0]
+    expected = torch.zeros(4, 8, 10)
+    expected[:, 0, 0] = torch.tensor([1.5, -2, 1, 1])
+    expected[:, 3, 9] = torch.tensor([0.0, 0, 1, 1])
+    expected[:, 7, 2] = torch.tensor([-50.0, 50, 1, 1])
+    assert torch.equal(guidance, expected)
+
+
+def test_no_points_and_no_samples_are_an_empty_map():
+    sample = FlowDataSample()
+    sample.guidance_points = torch.zeros(0, 2, dtype=torch.int64)
+    sample.guidance_vectors = torch.zeros(0, 2)
+    image = torch.zeros(3, 8, 10, dtype=torch.uint8)
+    for batch in (
+        dict(inputs=dict(image=[image]), data_samples=[sample]),
+        dict(inputs=dict(image=[image])),
+    ):
+        out = FlowDataPreprocessor()(batch)
+        assert out['inputs']['guidance'].shape == (1, 4, 8, 10)
+        assert not out['inputs']['guidance'].any()
+        assert len(out['data_samples']) == 1
+
+
+def test_mixed_sizes_are_padded_at_the_right_and_bottom(flow_batch):
+    out = FlowDataPreprocessor()(flow_batch((8, 12), (10, 6)))
+    image, guidance = out['inputs']['image'], out['inputs']['guidance']
+    assert image.shape == (2, 3, 10, 12)
+    assert guidance.shape == (2, 4, 10, 12)
+    assert not image[0, :, 8:].any()
+    assert not image[1, :, :, 6:].any()
+    assert image[0, :, :8].all()
+    assert [sample.img_shape for sample in out['data_samples']] == [(8, 12), (10, 6)]
+    assert torch.equal(guidance[1, :, 5, 2], torch.tensor([3.0, -3, 1, 1]))
+
+
+def test_stacked_flow_is_invalid_in_the_padding_and_where_the_sample_says_so(flow_batch):
+    samples = flow_batch((8, 12), (10, 6))['data_samples']
+    samples[0].gt_valid = torch.ones(8, 12, dtype=torch.bool)
+    samples[0].gt_valid[2, 3] = False
+    flow, valid = stack_flow(samples, (16, 16))
+    assert flow.shape == (2, 2, 16, 16)
+    expected = torch.zeros(2, 16, 16, dtype=torch.bool)
+    expected[0, :8, :12] = True
+    expected[0, 2, 3] = False
+    expected[1, :10, :6] = True
+    assert torch.equal(valid, expected)
+    assert torch.equal(flow[1, :, :10, :6], samples[1].gt_flow)
+
+
+def test_a_batch_that_is_valid_everywhere_needs_no_mask(flow_batch):
+    assert stack_flow(flow_batch((8, 8), (8, 8))['data_samples'], (8, 8))[1] is None
+
+
+def test_the_caller_s_samples_are_not_changed(flow_batch):
+    batch = flow_batch((8, 8))
+    before = set(batch['data_samples'][0].all_keys())
+    FlowDataPreprocessor()(batch)
+    assert set(batch['data_samples'][0].all_keys()) == before
+
+
+def test_it_adds_nothing_to_checkpoints():
+    assert not FlowDataPreprocessor().state_dict()
+
+
+@pytest.mark.parametrize('point', [(8, 0), (0, 10), (-1, 0)])
+def test_a_point_outside_its_image_is_refused(point):
+    sample = FlowDataSample()
+    sample.guidance_points = torch.tensor([point])
+    sample.guidance_vectors = torch.zeros(1, 2)
+    batch = dict(inputs=dict(image=[torch.zeros(3, 8, 10, dtype=torch.uint8)]), data_samples=[sample])
+    with pytest.raises(ValueError, match=r'point \(row, column\) = .* lies outside the image of 8x10'):
+        FlowDataPreprocessor()(batch)
+
+
+def test_config_errors_are_one_sentence():
+    with pytest.raises(ValueError, match='mean and std need 3 values'):
+        FlowDataPreprocessor(mean=[0.5])
+    sample = FlowDataSample()
+    with pytest.raises(ValueError, match='a data sample has no gt_flow'):
+        stack_flow([sample], (8, 8))

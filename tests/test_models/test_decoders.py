@@ -1,0 +1,75 @@
+import pytest
+import torch
+
+from cmp_mm.models import ConvNeck, FlowNetDecoder, PlainDecoder, SkipDecoder
+
+
+def features_for(decoder, side=8, layer1=256):
+    """Stem, layer1 and projected features of an image of 8 * side."""
+    maps = [torch.randn(1, 64, 4 * side, 4 * side), torch.randn(1, layer1, 2 * side, 2 * side)]
+    image = [torch.randn(1, 3, 8 * side, 8 * side)] if decoder.uses_image else []
+    return [*image, *maps, torch.randn(1, 256, side, side)], torch.randn(1, 16, side, side)
+
+
+@pytest.mark.parametrize('combo', [(1,), (1, 2, 4), (1, 2, 4, 8), (3, 1)])
+def test_plain_decoder_keeps_the_size_for_every_combo(combo):
+    decoder = PlainDecoder(combo=combo, out_channels=2).eval()
+    features, motion = features_for(decoder, 9)
+    assert decoder(features, motion).shape == (1, 2, 9, 9)
+
+
+def test_skip_decoder_gives_half_resolution():
+    decoder = SkipDecoder(out_channels=2).eval()
+    assert decoder(*features_for(decoder)).shape == (1, 2, 32, 32)
+
+
+def test_flownet_decoder_gives_four_scales_finest_first():
+    decoder = FlowNetDecoder(out_channels=2).eval()
+    assert [tuple(o.shape) for o in decoder(*features_for(decoder))] == [
+        (1, 2, s, s) for s in (64, 32, 16, 8)
+    ]
+
+
+def test_the_neck_projects_the_deepest_map_only():
+    neck = ConvNeck(8, 4)
+    shallow, deep = torch.randn(1, 3, 4, 4), torch.randn(1, 8, 2, 2)
+    out = neck([shallow, deep])
+    assert out[0] is shallow
+    assert out[1].shape == (1, 4, 2, 2)
+
+
+@pytest.mark.parametrize('combo', [(), (1, 1), (0, 1), (1, 2.0), (-2,)])
+def test_a_combo_that_is_none_is_refused(combo):
+    with pytest.raises(ValueError, match='combo must hold distinct positive integers'):
+        PlainDecoder(combo=combo)
+
+
+@pytest.mark.parametrize('decoder', [PlainDecoder(combo=(1, 2, 4, 8)), SkipDecoder(), FlowNetDecoder()])
+def test_maps_too_small_to_pool_are_refused(decoder):
+    features, motion = features_for(decoder, 4)
+    if isinstance(decoder, PlainDecoder):
+        features = features[-1:]
+    with pytest.raises(ValueError, match='a feature map of 4x4 cannot be max-pooled by 8; use larger inputs'):
+        decoder(features, motion)
+
+
+def test_parts_that_do_not_fit_are_refused():
+    feature, motion = torch.zeros(1, 256, 8, 8), torch.zeros(1, 16, 8, 8)
+    with pytest.raises(ValueError, match='image features are 8x8 but motion features are 2x2; the strides'):
+        PlainDecoder()([feature], motion[..., :2, :2])
+    with pytest.raises(
+        ValueError, match='in_channels is 272, but image features of 128 and motion .* make 144'
+    ):
+        PlainDecoder()([feature[:, :128]], motion)
+    with pytest.raises(
+        ValueError, match=r'expected 3 feature maps \(stem, layer1, neck\), got 1; .* out_stem'
+    ):
+        SkipDecoder()([feature], motion)
+    with pytest.raises(ValueError, match='expected 4 feature maps'):
+        FlowNetDecoder()([feature], motion)
+    with pytest.raises(ValueError, match='skip_channels needs 2 widths'):
+        SkipDecoder(skip_channels=(3, 64, 256))
+    with pytest.raises(ValueError, match='skip_channels needs 3 widths'):
+        FlowNetDecoder(skip_channels=(64, 256))
+    with pytest.raises(ValueError, match='in_channels is 512, but the last feature map .* 256 channels wide'):
+        ConvNeck(512)([feature])

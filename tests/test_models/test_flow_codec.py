@@ -1,0 +1,89 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cmp_mm.models import QuantizedFlowCodec
+from cmp_mm.registry import TASK_UTILS
+
+GOLDEN = sorted((Path(__file__).parents[1] / 'data' / 'loss').glob('loss_*.npz'))
+
+
+def test_the_golden_files_are_there():
+    assert len(GOLDEN) == 3
+
+
+@pytest.mark.parametrize('path', GOLDEN, ids=lambda path: path.stem)
+def test_golden_bins_and_expected_flow(path):
+    golden = np.load(path)
+    codec = QuantizedFlowCodec(int(golden['nbins']), float(golden['fmax']))
+    np.testing.assert_array_equal(codec.encode(torch.from_numpy(golden['target'])).numpy(), golden['bins'])
+    flow = codec.decode(torch.from_numpy(golden['logits'])).numpy()
+    np.testing.assert_allclose(flow, golden['expected_flow'], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_extreme_flow_stays_in_the_outer_bins_in_every_dtype(dtype):
+    flow = (
+        torch.tensor([-1e4, -50, -49.999, 0, 49.999, 50, 1e4]).to(dtype).view(1, 1, 1, -1).repeat(1, 2, 1, 1)
+    )
+    bins = QuantizedFlowCodec().encode(flow)
+    assert bins.dtype == torch.int64
+    assert bins[0, 0, 0].tolist() == [0, 0, 0, 49, 98, 98, 98]
+
+
+def test_not_a_number_and_infinity_give_bins_that_exist():
+    flow = torch.tensor([float('nan'), float('inf'), -float('inf')]).view(1, 1, 1, 3).repeat(1, 2, 1, 1)
+    assert QuantizedFlowCodec().encode(flow)[0, 0, 0].tolist() == [0, 98, 0]
+
+
+@pytest.mark.parametrize(('num_bins', 'max_flow'), [(99, 50.0), (21, 10.0), (3, 0.5)])
+def test_decoding_certain_logits_returns_the_flow_to_half_a_bin(num_bins, max_flow):
+    codec = QuantizedFlowCodec(num_bins, max_flow)
+    flow = torch.linspace(-max_flow, max_flow, 101).view(1, 1, 1, -1).repeat(1, 2, 1, 1)
+    flow[:, 1] *= -1
+    one_hot = torch.nn.functional.one_hot(codec.encode(flow), num_bins).permute(0, 1, 4, 2, 3).flatten(1, 2)
+    logits = 100.0 * one_hot
+    assert (codec.decode(logits) - flow).abs().max() <= codec.step / 2 + 1e-3
+    assert torch.equal(codec.most_likely(logits), codec.encode(flow))
+    # Each centre lies in its own bin, and the middle one is zero.
+    centers = codec.centers()
+    assert codec.encode(centers.view(1, 1, 1, -1).repeat(1, 2, 1, 1))[0, 0, 0].tolist() == list(
+        range(num_bins)
+    )
+    assert centers[num_bins // 2].abs() < 1e-5
+
+
+def test_decoded_flow_never_leaves_the_outer_centres():
+    logits = 1e4 * torch.randn(1, 198, 8, 8, dtype=torch.float64).half()
+    assert QuantizedFlowCodec().decode(logits).abs().max() <= 50 - 50 / 99 + 1e-4
+
+
+def test_decoding_is_float32_for_half_precision_logits():
+    logits = torch.randn(1, 198, 4, 4).bfloat16()
+    flow = QuantizedFlowCodec().decode(logits)
+    assert flow.dtype == torch.float32
+    assert torch.equal(flow, QuantizedFlowCodec().decode(logits.float()))
+
+
+@pytest.mark.parametrize('num_bins', [98, 1, 0, -3, 99.0, True])
+def test_bins_that_have_no_middle_are_refused(num_bins):
+    with pytest.raises(ValueError, match=r'num_bins must be an odd integer .* got'):
+        QuantizedFlowCodec(num_bins)
+
+
+@pytest.mark.parametrize('max_flow', [0, -1.0, float('nan')])
+def test_a_range_that_is_no_range_is_refused(max_flow):
+    with pytest.raises(ValueError, match='max_flow must be a positive number'):
+        QuantizedFlowCodec(99, max_flow)
+
+
+def test_logits_of_another_width_are_refused():
+    with pytest.raises(ValueError, match='logits have 42 channels, expected 198'):
+        QuantizedFlowCodec().decode(torch.zeros(1, 42, 2, 2))
+
+
+def test_it_builds_by_name():
+    codec = TASK_UTILS.build(dict(type='QuantizedFlowCodec', num_bins=21, max_flow=10))
+    assert (codec.channels, codec.max_flow) == (42, 10.0)
