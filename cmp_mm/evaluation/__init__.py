@@ -1,0 +1,5 @@
+from .flow_errors import ERROR_NAMES, flow_error_sums
+from .flow_metric import FlowMetric
+from .interpolation import INTERPOLATIONS, interpolate_guidance
+
+__all__ = ['ERROR_NAMES', 'INTERPOLATIONS', 'FlowMetric', 'flow_error_sums', 'interpolate_guidance']
