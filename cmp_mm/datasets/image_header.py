@@ -1,0 +1,77 @@
+"""The size an image file claims, read from its header before a decoder takes memory for it."""
+
+import struct
+
+from cmp_mm.flow.formats import MAX_PIXELS
+
+# Fewest bytes per pixel: deflate expands by at most 1032 (PNG, 1 bit per pixel), a JPEG block of 64 pixels
+# takes at least 1 bit.
+PIXELS_PER_BYTE = {'PNG': 1032 * 8, 'JPEG': 512}
+# Each progressive scan is a pass over the whole image; encoders write about ten.
+MAX_SCANS = 100
+PNG_START, PNG_END = b'\x89PNG\r\n\x1a\n', b'IEND\xaeB`\x82'
+
+
+def check_image_header(data: bytes) -> tuple[int, int]:
+    """Check that bytes can be a whole JPEG or PNG of a reasonable size.
+
+    A cut file is refused: decoders would fill the missing part with grey and say nothing.
+
+    Returns:
+        (height, width) that the header claims.
+
+    Raises:
+        ValueError: neither JPEG nor PNG, cut short, or a size that is 0, over `MAX_PIXELS`, or more than
+            that many bytes can hold.
+    """
+    if data[:2] == b'\xff\xd8':
+        kind, (height, width) = 'JPEG', _jpeg_size(data)
+    elif data[:8] == PNG_START:
+        kind, (height, width) = 'PNG', _png_size(data)
+    else:
+        raise ValueError(f'starts with {data[:4]!r}; expected a JPEG or PNG image')
+    if height < 1 or width < 1:
+        raise ValueError(f'{kind} header claims {width} x {height} pixels; both sides must be at least 1')
+    if height * width > min(MAX_PIXELS, PIXELS_PER_BYTE[kind] * len(data)):
+        raise ValueError(
+            f'{kind} header claims {width} x {height} pixels, more than {MAX_PIXELS} or than its '
+            f'{len(data)} bytes can hold'
+        )
+    return height, width
+
+
+def _png_size(data: bytes) -> tuple[int, int]:
+    if len(data) < 33 or data[12:16] != b'IHDR':
+        raise ValueError('PNG has no header')
+    if data.rfind(PNG_END) < 0:
+        raise ValueError(f'PNG of {len(data)} bytes is cut short: there is no end mark')
+    width, height = struct.unpack('>II', data[16:24])
+    return height, width
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    size, position = None, 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+            continue
+        length = int.from_bytes(data[position + 2 : position + 4], 'big')
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            if position + 9 > len(data):
+                break
+            height, width = struct.unpack('>HH', data[position + 5 : position + 9])
+            size = height, width
+        elif marker == 0xDA:
+            # From here on the end mark can only be the end: a thumbnail's lies in an earlier segment.
+            if data.rfind(b'\xff\xd9', position) < 0:
+                raise ValueError(f'JPEG of {len(data)} bytes is cut short: there is no end mark')
+            break
+        if length < 2:
+            break
+        position += 2 + length
+    if size is None:
+        raise ValueError('JPEG has no frame header')
+    if data.count(b'\xff\xda') > MAX_SCANS:
+        raise ValueError(f'JPEG has more than {MAX_SCANS} scans')
+    return size

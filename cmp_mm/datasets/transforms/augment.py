@@ -1,0 +1,129 @@
+"""Random changes of the motion. The paper's experiments use none of them."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from mmcv.transforms import BaseTransform
+
+from cmp_mm.flow import flip_flow, reverse_flow, rotate_flow, scale_flow
+from cmp_mm.registry import TRANSFORMS
+
+FLIPS = {'horizontal': 1, 'vertical': 0}
+
+
+def _check_prob(prob: float, name: str) -> float:
+    if isinstance(prob, bool) or not isinstance(prob, (int, float)) or not 0 <= prob <= 1:
+        raise ValueError(f'prob of {name} is {prob!r}; expected a number in [0, 1]')
+    return float(prob)
+
+
+def _check_range(limits: Sequence[float], name: str) -> tuple[float, float]:
+    if len(limits) != 2 or not np.isfinite(limits).all() or limits[0] > limits[1]:
+        raise ValueError(f'range of {name} is {limits!r}; expected (low, high) with low <= high')
+    return float(limits[0]), float(limits[1])
+
+
+@TRANSFORMS.register_module()
+class FlowRandomFlip(BaseTransform):
+    """Mirror image, flow and mask; the flow's component along the mirrored axis changes sign.
+
+    Args:
+        prob: of a flip, in [0, 1].
+        direction: 'horizontal' (left and right change places) or 'vertical'.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    def __init__(self, prob: float = 0.5, direction: str = 'horizontal') -> None:
+        if direction not in FLIPS:
+            raise ValueError(f'direction of FlowRandomFlip is {direction!r}; expected {" or ".join(FLIPS)}')
+        self.prob = _check_prob(prob, 'FlowRandomFlip')
+        self.direction = direction
+
+    def transform(self, results: dict) -> dict:
+        if np.random.random() >= self.prob:
+            return results
+        results['img'] = cv2.flip(results['img'], FLIPS[self.direction])
+        if 'flow' in results:
+            results['flow'] = flip_flow(results['flow'], self.direction)
+        if 'flow_valid' in results:
+            axis = 1 if self.direction == 'horizontal' else 0
+            results['flow_valid'] = np.flip(results['flow_valid'], axis).copy()
+        return results
+
+    def __repr__(self) -> str:
+        return f'FlowRandomFlip(prob={self.prob}, direction={self.direction!r})'
+
+
+@TRANSFORMS.register_module()
+class FlowRandomReverse(BaseTransform):
+    """Negate all vectors where they stand: everything moves the other way. The image stays.
+
+    Args:
+        prob: of a reversal, in [0, 1].
+    """
+
+    def __init__(self, prob: float = 0.5) -> None:
+        self.prob = _check_prob(prob, 'FlowRandomReverse')
+
+    def transform(self, results: dict) -> dict:
+        if np.random.random() < self.prob:
+            results['flow'] = reverse_flow(results['flow'])
+        return results
+
+    def __repr__(self) -> str:
+        return f'FlowRandomReverse(prob={self.prob})'
+
+
+@TRANSFORMS.register_module()
+class FlowRandomScale(BaseTransform):
+    """Multiply all vectors by one random factor: everything moves faster or slower. The image stays.
+
+    Args:
+        range: (low, high) of the factor, drawn uniformly.
+        prob: of a change, in [0, 1].
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    def __init__(self, range: Sequence[float] = (0.5, 2.0), prob: float = 1.0) -> None:
+        self.range = _check_range(range, 'FlowRandomScale')
+        self.prob = _check_prob(prob, 'FlowRandomScale')
+
+    def transform(self, results: dict) -> dict:
+        if np.random.random() < self.prob:
+            results['flow'] = scale_flow(results['flow'], np.random.uniform(*self.range))
+        return results
+
+    def __repr__(self) -> str:
+        return f'FlowRandomScale(range={self.range}, prob={self.prob})'
+
+
+@TRANSFORMS.register_module()
+class FlowRandomRotate(BaseTransform):
+    """Turn all vectors by one random angle where they stand: everything moves in another direction.
+
+    The image stays, as in the reference. Unlike there, all quadrants are right and zero flow stays zero.
+
+    Args:
+        range: (low, high) of the angle in degrees, drawn uniformly; positive turns right into down.
+        prob: of a change, in [0, 1].
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    def __init__(self, range: Sequence[float] = (0.0, 360.0), prob: float = 0.5) -> None:
+        self.range = _check_range(range, 'FlowRandomRotate')
+        self.prob = _check_prob(prob, 'FlowRandomRotate')
+
+    def transform(self, results: dict) -> dict:
+        if np.random.random() < self.prob:
+            results['flow'] = rotate_flow(results['flow'], np.random.uniform(*self.range))
+        return results
+
+    def __repr__(self) -> str:
+        return f'FlowRandomRotate(range={self.range}, prob={self.prob})'

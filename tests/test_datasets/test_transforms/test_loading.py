@@ -1,0 +1,138 @@
+import os
+
+import cv2
+import numpy as np
+import pytest
+
+from cmp_mm.datasets import BadSampleError, LoadFlow, LoadImage, OutsideRootError
+from cmp_mm.flow import write_flow
+
+
+@pytest.fixture
+def image():
+    return cv2.resize(np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8), (70, 50))
+
+
+def load(path, **kwargs):
+    return LoadImage()(dict(img_path=str(path), **kwargs))
+
+
+def test_image_is_bgr_uint8(tmp_path, image):
+    cv2.imwrite(str(tmp_path / 'a.png'), image)
+    out = load(tmp_path / 'a.png')
+    assert np.array_equal(out['img'], image) and out['img'].dtype == np.uint8
+    assert out['ori_shape'] == out['img_shape'] == (50, 70)
+    cv2.imwrite(str(tmp_path / 'a.jpg'), image)
+    assert np.abs(load(tmp_path / 'a.jpg')['img'].astype(int) - image).mean() < 5
+
+
+def test_grey_image_gets_three_channels(tmp_path, image):
+    cv2.imwrite(str(tmp_path / 'a.jpg'), image[..., 0])
+    assert load(tmp_path / 'a.jpg')['img'].shape == (50, 70, 3)
+
+
+def test_camera_orientation_is_not_applied(tmp_path, image):
+    jpg = cv2.imencode('.jpg', image)[1].tobytes()
+    exif = b'Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0'
+    turned = jpg[:2] + b'\xff\xe1' + (len(exif) + 2).to_bytes(2, 'big') + exif + jpg[2:]
+    (tmp_path / 'a.jpg').write_bytes(turned)
+    assert cv2.imread(str(tmp_path / 'a.jpg')).shape == (70, 50, 3)  # the tag is a real one
+    assert load(tmp_path / 'a.jpg')['img'].shape == (50, 70, 3)
+
+
+def bad_images(image):
+    jpg, png = (cv2.imencode(suffix, image)[1].tobytes() for suffix in ('.jpg', '.png'))
+    huge_jpg = bytearray(jpg)
+    frame = jpg.index(b'\xff\xc0')
+    huge_jpg[frame + 5 : frame + 9] = b'\xff\xdc\xff\xdc'
+    huge_png = bytearray(png)
+    huge_png[16:24] = (40000).to_bytes(4, 'big') * 2
+    return dict(
+        empty=(b'', 'expected a JPEG or PNG'),
+        text=(b'hello', 'expected a JPEG or PNG'),
+        cut_jpg=(jpg[: len(jpg) // 2], 'cut short'),
+        cut_png=(png[: len(png) // 2], 'cut short'),
+        huge_jpg=(bytes(huge_jpg), '65500 x 65500'),
+        huge_png=(bytes(huge_png), '40000 x 40000'),
+        no_frame=(jpg[:20] + jpg[-2:], 'frame header'),
+        scans=(jpg[:-2] + b'\xff\xda' * 200 + jpg[-2:], 'more than 100 scans'),
+    )
+
+
+@pytest.mark.parametrize(
+    'case', ['empty', 'text', 'cut_jpg', 'cut_png', 'huge_jpg', 'huge_png', 'no_frame', 'scans']
+)
+def test_what_is_not_a_whole_image_is_a_bad_sample(tmp_path, image, case):
+    content, message = bad_images(image)[case]
+    (tmp_path / 'a.jpg').write_bytes(content)
+    with pytest.raises(BadSampleError, match=message):
+        load(tmp_path / 'a.jpg')
+
+
+def test_what_is_not_a_file_is_a_bad_sample(tmp_path):
+    with pytest.raises(BadSampleError, match='cannot be read'):
+        load(tmp_path / 'missing.jpg')
+    with pytest.raises(BadSampleError, match='not a regular file'):
+        load(tmp_path)
+    os.mkfifo(tmp_path / 'pipe.jpg')  # opening it would wait for ever
+    with pytest.raises(BadSampleError, match='not a regular file'):
+        load(tmp_path / 'pipe.jpg')
+    with pytest.raises(BadSampleError, match='cannot be read'):
+        load('x' * 5000)
+
+
+def test_links_must_stay_in_the_root(tmp_path, image):
+    root = tmp_path / 'root'
+    (root / 'inner').mkdir(parents=True)
+    (tmp_path / 'secret').mkdir()
+    for folder in ('secret', 'root/inner'):
+        cv2.imwrite(str(tmp_path / folder / 'a.png'), image)
+    (root / 'file.png').symlink_to(tmp_path / 'secret/a.png')
+    (root / 'folder').symlink_to(tmp_path / 'secret')
+    (root / 'fine.png').symlink_to(root / 'inner/a.png')
+    for path in ('file.png', 'folder/a.png'):
+        with pytest.raises(OutsideRootError, match='outside the data root .*allow_outside=True'):
+            load(root / path, img_root=str(root))
+        assert load(root / path)['img'].shape == (50, 70, 3)  # no root, no check
+    assert load(root / 'fine.png', img_root=str(root))['img'].shape == (50, 70, 3)
+    # The root itself may be a link: it is the user's own choice.
+    (tmp_path / 'alias').symlink_to(root)
+    assert load(tmp_path / 'alias/inner/a.png', img_root=str(tmp_path / 'alias'))['img'].shape == (50, 70, 3)
+
+
+def flow_info(path, fmt, **kwargs):
+    return dict(flow_path=path, flow_format=fmt, flow_bound=50.0, **kwargs)
+
+
+@pytest.mark.parametrize('fmt,suffix', [('flo', '.flo'), ('kitti', '.png'), ('npz', '.npz')])
+def test_flow_formats_and_unknown_pixels(tmp_path, fmt, suffix):
+    flow = (np.random.default_rng(0).integers(-640, 640, (20, 30, 2)) / 64).astype(np.float32)
+    path = str(tmp_path / f'flow{suffix}')
+    write_flow(flow, path)
+    out = LoadFlow()(flow_info(path, fmt))
+    assert np.array_equal(out['flow'], flow) and out['flow'].dtype == np.float32 and 'flow_valid' not in out
+    flow[3, 4] = np.nan
+    write_flow(flow, path)
+    out = LoadFlow()(flow_info(path, fmt))
+    assert np.isfinite(out['flow']).all()
+    assert not out['flow_valid'][3, 4] and out['flow_valid'].sum() == 20 * 30 - 1
+
+
+def test_flow_pair_uses_the_bound(tmp_path):
+    flow = np.full((16, 16, 2), (10, -4), dtype=np.float32)
+    paths = (str(tmp_path / 'x.jpg'), str(tmp_path / 'y.jpg'))
+    write_flow(flow, paths, bound=20.0)
+    info = flow_info(paths, 'jpg')
+    info['flow_bound'] = 20.0
+    np.testing.assert_allclose(LoadFlow()(info)['flow'], flow, atol=0.1)
+
+
+def test_flow_of_another_size_or_broken_is_a_bad_sample(tmp_path):
+    path = str(tmp_path / 'a.flo')
+    write_flow(np.zeros((20, 30, 2), dtype=np.float32), path)
+    with pytest.raises(BadSampleError, match=r'a.flo is 30 x 20 pixels; its image b.jpg is 31 x 20'):
+        LoadFlow()(flow_info(path, 'flo', img=np.zeros((20, 31, 3), np.uint8), img_path='b.jpg'))
+    with open(path, 'r+b') as file:
+        file.truncate(100)
+    with pytest.raises(BadSampleError, match='a.flo cannot be decoded'):
+        LoadFlow()(flow_info(path, 'flo'))
