@@ -6,6 +6,19 @@ found from any other scope (mmsegmentation, mmpose, ...) with no ``custom_import
 
 from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import (
+    EVALUATOR,
+    INFERENCERS,
+    LOG_PROCESSORS,
+    MODEL_WRAPPERS,
+    OPTIM_WRAPPER_CONSTRUCTORS,
+    OPTIM_WRAPPERS,
+    OPTIMIZERS,
+    PARAM_SCHEDULERS,
+    RUNNERS,
+    VISBACKENDS,
+    Registry,
+)
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import LOOPS as MMENGINE_LOOPS
 from mmengine.registry import METRICS as MMENGINE_METRICS
@@ -14,7 +27,6 @@ from mmengine.registry import TASK_UTILS as MMENGINE_TASK_UTILS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import VISUALIZERS as MMENGINE_VISUALIZERS
 from mmengine.registry import WEIGHT_INITIALIZERS as MMENGINE_WEIGHT_INITIALIZERS
-from mmengine.registry import Registry
 
 DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='cmp_mm', locations=['cmp_mm.datasets'])
 TRANSFORMS = Registry(
@@ -41,3 +53,21 @@ WEIGHT_INITIALIZERS = Registry(
     scope='cmp_mm',
     locations=['cmp_mm.downstream.backbone_init', 'cmp_mm.models.init'],
 )
+
+# cmp_mm adds nothing to these, but with ``default_scope='cmp_mm'`` mmengine looks for the scope in each and
+# warns where it is not.
+_PASSED_ON = [
+    Registry(parent.name, parent=parent, scope='cmp_mm')
+    for parent in (
+        EVALUATOR,
+        INFERENCERS,
+        LOG_PROCESSORS,
+        MODEL_WRAPPERS,
+        OPTIM_WRAPPER_CONSTRUCTORS,
+        OPTIM_WRAPPERS,
+        OPTIMIZERS,
+        PARAM_SCHEDULERS,
+        RUNNERS,
+        VISBACKENDS,
+    )
+]
