@@ -1,0 +1,24 @@
+from .checkpoint_files import find_resumable, write_whole
+from .checkpoint_hook import AtomicCheckpointHook
+from .checkpoint_loading import CheckpointError, load_checkpoint_file, state_dict_of
+from .finite_loss_hook import DivergedError, FiniteLossHook
+from .flow_visualization_hook import FlowVisualizationHook
+from .iteration_seed_hook import IterationSeedHook
+from .loops import ResumableTrainLoop
+from .plain_state import restore_histories, to_plain
+
+__all__ = [
+    'AtomicCheckpointHook',
+    'CheckpointError',
+    'DivergedError',
+    'FiniteLossHook',
+    'FlowVisualizationHook',
+    'IterationSeedHook',
+    'ResumableTrainLoop',
+    'find_resumable',
+    'load_checkpoint_file',
+    'restore_histories',
+    'state_dict_of',
+    'to_plain',
+    'write_whole',
+]

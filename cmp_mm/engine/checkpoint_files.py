@@ -1,0 +1,158 @@
+"""Checkpoints on disk: written whole or not at all, and the last whole one found again."""
+
+import logging
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.logging import print_log
+
+from .checkpoint_loading import CheckpointError, load_checkpoint_file
+
+_TEMPORARY = '.{name}.', '.part'
+# What Runner.resume reads; a file of weights alone (a published one, the best one) cannot be resumed.
+_RESUMABLE = ('meta', 'state_dict', 'optimizer', 'message_hub')
+
+
+def write_whole(path: str | os.PathLike, data: bytes) -> None:
+    """Write ``data`` so that at every moment ``path`` is absent, the old file or the new one.
+
+    A temporary file in the same folder is written, flushed to the disk and renamed.
+
+    Raises:
+        OSError: the folder cannot be written or the disk is full; what was at ``path`` is still there.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    prefix, suffix = _TEMPORARY
+    handle, temporary = tempfile.mkstemp(suffix, prefix.format(name=path.name), path.parent)
+    try:
+        # mkstemp makes the file private; a checkpoint is as readable as any other file of its owner.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        with os.fdopen(handle, 'wb') as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise OSError(error.errno, f'cannot write it ({error.strerror})', str(path)) from None
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    _flush_folder(path.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the rename itself survive a power cut, where the system can open folders."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass  # some network file systems do not sync folders; the rename is still atomic
+    finally:
+        os.close(handle)
+
+
+def remove_parts(folder: str | os.PathLike) -> int:
+    """Remove what a killed writer left of checkpoints in ``folder``; returns how many files."""
+    prefix, suffix = _TEMPORARY
+    parts = [
+        path
+        for name in ('*.pth', 'last_checkpoint')
+        for path in Path(folder).glob(prefix.format(name=name) + '*' + suffix)
+    ]
+    for path in parts:
+        path.unlink(missing_ok=True)
+    return len(parts)
+
+
+@register_backend('whole_local', force=True)
+class WholeLocalBackend(LocalBackend):
+    """mmengine's local file backend whose files appear whole or not at all."""
+
+    def put(self, obj: bytes, filepath: str | os.PathLike) -> None:
+        """Write bytes, see :func:`write_whole`."""
+        write_whole(filepath, obj)
+
+    def put_text(self, obj: str, filepath: str | os.PathLike, encoding: str = 'utf-8') -> None:
+        """Write text, see :func:`write_whole`."""
+        write_whole(filepath, obj.encode(encoding))
+
+
+def find_resumable(folders: Iterable[str | os.PathLike]) -> str | None:
+    """The checkpoint a killed run goes on from.
+
+    That is the one ``last_checkpoint`` names (also if the folder has been moved since) if it is whole and
+    can be resumed; else the whole one saved last, by the time and iteration written in the checkpoints
+    themselves, since copying files changes their own times.
+
+    Args:
+        folders: the work directory first, then others where checkpoints were saved.
+
+    Returns:
+        Its path, or None if no folder holds one.
+    """
+    folders = [Path(folder) for folder in folders]
+    pointed = list(_pointed(folders))
+    candidates = sorted(
+        (path for folder in folders for path in folder.glob('*.pth') if path not in pointed),
+        key=_saved_at,
+        reverse=True,
+    )
+    for path in pointed + candidates:
+        reason = _why_not(path)
+        if reason is None:
+            return str(path)
+        # Weights alone (the best checkpoint, a published one) lie here by right.
+        if reason:
+            print_log(f'{path} is passed over: {reason}', logger='current', level=logging.WARNING)
+    return None
+
+
+def _pointed(folders: list[Path]) -> Iterable[Path]:
+    pointer = folders[0] / 'last_checkpoint'
+    try:
+        name = pointer.read_text(encoding='utf-8').strip()
+    except (OSError, UnicodeDecodeError):
+        return
+    if not name or '\0' in name:
+        return
+    for path in (Path(name), *(folder / Path(name).name for folder in folders)):
+        if path.is_file():
+            yield path
+            return
+
+
+def _saved_at(path: Path) -> tuple[str, int]:
+    try:
+        meta = load_checkpoint_file(path, 'cpu', mmap=True).get('meta') or {}
+        return str(meta.get('time', '')), int(meta.get('iter', -1))
+    except (CheckpointError, AttributeError, TypeError, ValueError):
+        return '', -1
+
+
+def _why_not(path: Path) -> str | None:
+    """None if ``path`` can be resumed, '' if it holds weights alone, else what is wrong with it."""
+    try:
+        checkpoint = load_checkpoint_file(path, 'cpu', mmap=True)
+        missing = [key for key in _RESUMABLE if key not in checkpoint]
+        if missing:
+            return ''
+        # Mapping reads no tensor: every record's checksum says whether the bytes are those written.
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                broken = archive.testzip()
+            if broken is not None:
+                return f'its record {broken} is damaged'
+    except (CheckpointError, OSError, zipfile.BadZipFile) as error:
+        return str(error)
+    return None

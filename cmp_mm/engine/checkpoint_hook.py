@@ -1,0 +1,146 @@
+"""The checkpoint hook: mmengine's, with files that are whole, plain data, and never one too few."""
+
+import os.path as osp
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+
+from cmp_mm.registry import HOOKS
+
+from .checkpoint_files import find_resumable, remove_parts, write_whole
+from .plain_state import restore_histories, to_plain
+
+
+@HOOKS.register_module()
+class AtomicCheckpointHook(CheckpointHook):
+    """mmengine's ``CheckpointHook`` for runs that may be killed at any moment.
+
+    - A checkpoint appears whole or not at all, and an old one is removed only once the new one is on disk
+      and ``last_checkpoint`` names it (mmengine removes first).
+    - A checkpoint holds plain data, so that resuming too reads it with ``weights_only=True``.
+    - ``resume=True`` without a file goes on from the last whole checkpoint in the work directory, whatever
+      has become of ``last_checkpoint``; where there is none the run starts afresh.
+    - ``meta['model']`` holds the model's config as data: exporting needs to know the network, and the
+      config's text in ``meta['cfg']`` is a program.
+
+    Arguments are those of ``mmengine.hooks.CheckpointHook``.
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        if self.file_client_args is None and self.backend_args is None and '://' not in str(self.out_dir):
+            self.backend_args = dict(backend='whole_local')
+
+    def before_run(self, runner: Runner) -> None:
+        """Find the checkpoint that ``resume=True`` means, before the runner looks for it."""
+        if not runner._resume or runner._load_from is not None:
+            return
+        folders = [runner.work_dir]
+        if self.out_dir is not None:
+            folders.append(osp.join(self.out_dir, osp.basename(runner.work_dir.rstrip(osp.sep))))
+        # One process decides, so that all ranks go on from the same file.
+        found = [find_resumable(folders) if is_main_process() else None]
+        broadcast_object_list(found)
+        if found[0] is None:
+            runner._resume = False
+            runner.logger.info(f'No whole checkpoint in {runner.work_dir}: the run starts at iteration 0')
+        else:
+            runner._load_from = found[0]
+
+    def before_train(self, runner: Runner) -> None:
+        """Open the output folder and clear what a killed run left half written there."""
+        super().before_train(runner)
+        if is_main_process():
+            for folder in {self.out_dir, runner.work_dir}:
+                remove_parts(folder)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Make the checkpoint plain data; the last hook to see it, by its priority."""
+        model = runner.cfg.get('model')
+        if isinstance(model, dict):
+            checkpoint['meta']['model'] = model
+        for name in list(checkpoint):
+            checkpoint[name] = to_plain(checkpoint[name], name)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Give the message hub its histories back; ``Runner.resume`` restores it after this."""
+        if isinstance(checkpoint.get('message_hub'), dict):
+            restore_histories(checkpoint['message_hub'])
+        meta = checkpoint.get('meta')
+        if runner._resume and isinstance(meta, dict) and 'dataset_meta' in meta:
+            # Runner.resume compares pickles, and warns of another dataset where a plain copy is the same one.
+            current = getattr(runner.train_dataloader.dataset, 'metainfo', None)
+            if repr(to_plain(current)) == repr(meta['dataset_meta']):
+                meta['dataset_meta'] = current
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        """Save, then point to it, then remove what is one too many."""
+        outdated = None
+        if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
+            if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
+                outdated = self.keep_ckpt_ids.popleft()
+            self.keep_ckpt_ids.append(step)
+            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+        name = self.filename_tmpl.format(step)
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        if is_main_process():
+            write_whole(Path(runner.work_dir) / 'last_checkpoint', self.last_ckpt.encode())
+            if outdated is not None:
+                self._remove(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(outdated)))
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        """Save the best checkpoint, then remove the one it replaces."""
+        if not self.save_best:
+            return
+        with self._best_kept_back() as previous:
+            super()._save_best_checkpoint(runner, metrics)
+        if is_main_process():
+            current = self._best_paths().values()
+            for path in previous.values():
+                if path and path not in current:
+                    self._remove(path)
+                    runner.logger.info(f'The previous best checkpoint {path} is removed')
+
+    @contextmanager
+    def _best_kept_back(self) -> Iterator[dict]:
+        """Hide the previous best paths from mmengine's method, which would remove them before it saves."""
+        previous = self._best_paths()
+        self._set_best_paths(dict.fromkeys(previous))
+        try:
+            yield previous
+        finally:
+            current = self._best_paths()
+            self._set_best_paths({key: current[key] or path for key, path in previous.items()})
+
+    def _best_paths(self) -> dict:
+        if hasattr(self, 'best_ckpt_path_dict'):
+            return dict(self.best_ckpt_path_dict)
+        return dict(best=self.best_ckpt_path)
+
+    def _set_best_paths(self, paths: dict) -> None:
+        if hasattr(self, 'best_ckpt_path_dict'):
+            self.best_ckpt_path_dict = paths
+        else:
+            self.best_ckpt_path = paths['best']
+
+    def _remove(self, path: str) -> None:
+        if self.file_backend.isfile(path):
+            self.file_backend.remove(path)
+        elif self.file_backend.isdir(path):
+            self.file_backend.rmtree(path)  # deepspeed writes folders

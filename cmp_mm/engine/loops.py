@@ -1,0 +1,104 @@
+"""The training loop whose resume costs nothing."""
+
+from mmengine.logging import print_log
+from mmengine.runner import IterBasedTrainLoop
+from mmengine.runner.base_loop import BaseLoop
+from mmengine.runner.loops import _InfiniteDataloaderIterator
+from mmengine.runner.utils import calc_dynamic_intervals
+from torch import nn
+from torch.utils.data import DataLoader
+
+from cmp_mm.registry import LOOPS
+
+_SEED_KEY = 'train_sampler_seed'
+
+
+@LOOPS.register_module()
+class ResumableTrainLoop(IterBasedTrainLoop):
+    """``IterBasedTrainLoop`` that goes on after a resume without reading again what was seen.
+
+    mmengine draws and throws away one batch per iteration already done. Here the sampler is set to the
+    first sample not yet seen (``sampler.set_start``, see :class:`ResumableSampler`) before the data workers
+    are started. A sampler without ``set_start`` is advanced mmengine's way.
+
+    A run that was killed in its last validation repeats it when resumed.
+
+    Args:
+        runner: the runner.
+        dataloader: the dataloader or its config.
+        max_iters: number of training iterations.
+        val_begin: first iteration that may validate.
+        val_interval: validate every so many iterations, and after the last.
+        dynamic_intervals: (iteration, val_interval) pairs that replace ``val_interval`` from then on.
+    """
+
+    def __init__(
+        self,
+        runner,
+        dataloader: DataLoader | dict,
+        max_iters: int,
+        val_begin: int = 1,
+        val_interval: int = 1000,
+        dynamic_intervals: list[tuple[int, int]] | None = None,
+    ) -> None:
+        # Not the parent's: it makes the iterator at once, which starts the workers at sample 0, while the
+        # iteration to start from is known only after the checkpoint has been read.
+        BaseLoop.__init__(self, runner, dataloader)
+        if int(max_iters) != max_iters or max_iters < 1:
+            raise ValueError(f'max_iters is {max_iters}, expected a positive whole number')
+        self._max_iters = int(max_iters)
+        self._max_epochs = 1
+        self._epoch = 0
+        self._iter = 0
+        self.val_begin = val_begin
+        self.val_interval = val_interval
+        self.stop_training = False
+        self.runner.visualizer.dataset_meta = getattr(self.dataloader.dataset, 'metainfo', None)
+        self.dynamic_milestones, self.dynamic_intervals = calc_dynamic_intervals(
+            val_interval, dynamic_intervals
+        )
+        self.dataloader_iterator = None
+
+    def run(self) -> nn.Module:
+        """Train to ``max_iters``; returns the model."""
+        self.runner.call_hook('before_train')
+        self.runner.call_hook('before_train_epoch')
+        if self._iter >= self._max_iters:
+            self._validate_if_due()
+        else:
+            self.dataloader_iterator = self._iterator_from(self._iter)
+        while self._iter < self._max_iters and not self.stop_training:
+            self.runner.model.train()
+            self.run_iter(next(self.dataloader_iterator))
+            self._decide_current_val_interval()
+            self._validate_if_due()
+        self.runner.call_hook('after_train_epoch')
+        self.runner.call_hook('after_train')
+        return self.runner.model
+
+    def _validate_if_due(self) -> None:
+        due = self._iter % self.val_interval == 0 or self._iter == self._max_iters
+        if self.runner.val_loop is not None and self._iter >= self.val_begin and due:
+            self.runner.val_loop.run()
+
+    def _iterator_from(self, iteration: int) -> _InfiniteDataloaderIterator:
+        """The batches from ``iteration`` on."""
+        batch_sampler = self.dataloader.batch_sampler
+        sampler = getattr(batch_sampler, 'sampler', None)
+        if not hasattr(sampler, 'set_start'):
+            iterator = _InfiniteDataloaderIterator(self.dataloader)
+            if iteration > 0:
+                print_log(
+                    f'{type(sampler).__name__} has no set_start: reading the {iteration} batches seen before',
+                    logger='current',
+                )
+                for _ in range(iteration):
+                    next(iterator)
+            return iterator
+        hub = self.runner.message_hub
+        if iteration > 0 and _SEED_KEY in hub.runtime_info:
+            # With no fixed seed in the config every start draws its own; the first one's orders the data.
+            sampler.seed = hub.get_info(_SEED_KEY)
+        hub.update_info(_SEED_KEY, sampler.seed)
+        sampler.set_start(iteration * batch_sampler.batch_size)
+        return _InfiniteDataloaderIterator(self.dataloader)

@@ -1,0 +1,218 @@
+import copy
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.runner import Runner
+
+from cmp_mm.engine import DivergedError, checkpoint_files, find_resumable
+
+
+def run(config, **changes):
+    config = copy.deepcopy(config)
+    config.update(changes)
+    # A new name for each run of this process: mmengine keeps message hubs and loggers by name.
+    run.count = getattr(run, 'count', 0) + 1
+    config.experiment_name = f'engine_test_{run.count}'
+    runner = Runner.from_cfg(config)
+    runner.train()
+    return runner
+
+
+def assert_same(first, second):
+    """Bit for bit, through nested dicts and lists."""
+    assert type(first) is type(second)
+    if isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for key in first:
+            assert_same(first[key], second[key])
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(second)
+        for one, other in zip(first, second, strict=True):
+            assert_same(one, other)
+    elif isinstance(first, torch.Tensor):
+        assert first.dtype == second.dtype and torch.equal(first, second)
+    else:
+        assert first == second or (first != first and second != second)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it by accident."""
+
+
+@pytest.mark.parametrize('seed', [7, None])
+def test_resume_is_exact_and_reads_nothing_again(toy_config, tmp_path, monkeypatch, reads, seed):
+    config = toy_config(randomness=dict(seed=seed))
+    first = []
+
+    def step(self, data, optim_wrapper, original=None):
+        if kill_at is not None and len(first) == kill_at:
+            raise Killed
+        first.append(data['inputs'])
+        return original(self, data, optim_wrapper)
+
+    from mmengine.model import BaseModel
+
+    original, kill_at = BaseModel.train_step, 10
+    monkeypatch.setattr(
+        BaseModel, 'train_step', lambda *args, **kwargs: step(*args, original=original, **kwargs)
+    )
+    with pytest.raises(Killed):
+        run(config)
+    killed_batches = list(first)
+    kill_at = None
+    first.clear()
+    reads.clear()
+    resumed = run(config, resume=True)
+    resumed_batches = list(first)
+    assert len(resumed_batches) == 12 - 8, 'the last checkpoint is that of iteration 8'
+    # The validation set is read by plain indices, whose draw counts as 0 here.
+    assert [draw for _, draw in reads if draw] == list(range(32, 48)), '8 batches of 4 were seen before'
+    for one, other in zip(killed_batches[8:], resumed_batches, strict=False):
+        assert_same(one, other)
+    seed_of_run = resumed.seed
+    first.clear()
+    whole = run(config, work_dir=str(tmp_path / 'whole'), randomness=dict(seed=seed_of_run))
+    assert_same(whole.model.state_dict(), resumed.model.state_dict())
+    assert_same(whole.optim_wrapper.state_dict(), resumed.optim_wrapper.state_dict())
+    ours, theirs = (torch.load(Path(r.work_dir) / 'iter_12.pth', weights_only=True) for r in (whole, resumed))
+    for part in ('state_dict', 'optimizer', 'param_schedulers'):
+        assert_same(ours[part], theirs[part])
+    losses = [part['message_hub']['log_scalars']['train/loss']['log_history'] for part in (ours, theirs)]
+    assert_same(*losses)
+
+
+def test_checkpoint_is_plain_data_and_says_which_model(toy_config):
+    runner = run(toy_config(max_iters=5))
+    checkpoint = torch.load(Path(runner.work_dir) / 'iter_5.pth', weights_only=True)
+    assert checkpoint['meta']['model'] == dict(type='EngineToyModel')
+    assert torch.equal(checkpoint['meta']['dataset_meta']['numbers'], torch.arange(2))
+    history = checkpoint['message_hub']['log_scalars']['train/loss']['log_history']
+    assert history.shape == (5,) and history.dtype == torch.float64
+
+
+def test_histories_survive_a_resume(toy_config):
+    config = toy_config(max_iters=8)
+    run(config)
+    config = toy_config(max_iters=12)
+    runner = run(config, resume=True)
+    losses, counts = runner.message_hub.get_scalar('train/loss').data
+    assert len(losses) == 12 and counts.sum() == 12
+    # At 5 and 8, but the checkpoint of 8 was written before its validation; then at 10 and 12.
+    assert len(runner.message_hub.get_scalar('val/score').data[0]) == 3
+
+
+def test_new_checkpoint_is_whole_before_the_old_one_goes(toy_config, monkeypatch, tmp_path):
+    """Killed inside any write, the folder always holds a checkpoint that can be resumed."""
+    import os
+
+    work, seen = tmp_path / 'work', []
+    replace = os.replace
+
+    def watched(source, target):
+        if str(target).endswith('.pth'):
+            seen.append(find_resumable([work]))
+        replace(source, target)
+        if str(target).endswith('.pth'):
+            assert find_resumable([work]) is not None
+
+    monkeypatch.setattr(checkpoint_files.os, 'replace', watched)
+    hook = dict(
+        type='AtomicCheckpointHook',
+        by_epoch=False,
+        interval=2,
+        max_keep_ckpts=1,
+        save_best='score',
+        rule='less',
+    )
+    run(toy_config(max_iters=8, default_hooks=dict(checkpoint=hook)))
+    assert all(path is not None for path in seen[1:])
+    names = sorted(path.name for path in work.glob('*.pth'))
+    assert [name for name in names if name.startswith('iter')] == ['iter_8.pth']
+    assert len([name for name in names if name.startswith('best')]) == 1
+
+
+def test_best_is_replaced_only_after_the_new_best_is_there(toy_config, tmp_path, monkeypatch):
+    hook = dict(type='AtomicCheckpointHook', by_epoch=False, interval=2, save_best='score', rule='greater')
+    scores = iter([1.0, 3.0, 2.0])
+    metric = toy_metric_class()
+    monkeypatch.setattr(metric, 'compute_metrics', lambda self, results: dict(score=next(scores)))
+    config = toy_config(max_iters=6, default_hooks=dict(checkpoint=hook))
+    config.train_cfg.val_interval = 2
+    runner = run(config)
+    best = [path.name for path in (tmp_path / 'work').glob('best*')]
+    assert best == ['best_score_iter_4.pth']
+    assert runner.message_hub.get_info('best_score') == 3.0
+    weights = torch.load(tmp_path / 'work' / best[0], weights_only=True)
+    assert 'optimizer' not in weights
+
+
+def toy_metric_class():
+    from mmengine.registry import METRICS
+
+    return METRICS.get('EngineToyMetric')
+
+
+def test_full_disk_keeps_the_last_checkpoint(toy_config, tmp_path, monkeypatch):
+    config = toy_config()
+    run(config, train_cfg=dict(type='ResumableTrainLoop', max_iters=4, val_interval=99))
+    before = (tmp_path / 'work' / 'iter_4.pth').read_bytes()
+
+    def full(_):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(checkpoint_files.os, 'fsync', full)
+    with pytest.raises(OSError, match='cannot write it .No space left on device') as error:
+        run(config, resume=True)
+    assert 'iter_8.pth' in str(error.value)
+    assert sorted(path.name for path in (tmp_path / 'work').glob('*.pth')) == ['iter_4.pth']
+    assert (tmp_path / 'work' / 'iter_4.pth').read_bytes() == before
+    assert not list((tmp_path / 'work').glob('.*.part'))
+
+
+def test_stale_parts_are_removed(toy_config, tmp_path):
+    (tmp_path / 'work').mkdir()
+    (tmp_path / 'work' / '.iter_4.pth.abc.part').write_bytes(b'half')
+    (tmp_path / 'work' / 'other.part').write_bytes(b'not ours')
+    run(toy_config(max_iters=1))
+    assert not (tmp_path / 'work' / '.iter_4.pth.abc.part').exists()
+    assert (tmp_path / 'work' / 'other.part').exists()
+
+
+def test_nothing_to_resume_starts_afresh(toy_config):
+    runner = run(toy_config(max_iters=2), resume=True)
+    assert runner.iter == 2
+
+
+def test_killed_in_the_last_validation(toy_config, monkeypatch):
+    config = toy_config(max_iters=4)
+    metric, calls = toy_metric_class(), []
+
+    def killed(self, results):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(metric, 'compute_metrics', killed)
+        run(config)
+    monkeypatch.setattr(metric, 'compute_metrics', lambda self, results: calls.append(1) or dict(score=1.0))
+    run(config, resume=True)
+    assert calls == [1]
+
+
+def test_diverged_loss_stops_before_it_is_saved(toy_config, tmp_path):
+    config = toy_config(model=dict(type='EngineToyModel', poison_at=4))
+    with pytest.raises(DivergedError, match='loss is nan at iteration 4; files of the batch'):
+        run(config)
+    assert not list((tmp_path / 'work').glob('*.pth'))
+
+
+def test_numbers_of_numpy_become_pythons():
+    from cmp_mm.engine import to_plain
+
+    plain = to_plain(
+        dict(a=np.float32(0.5), b=(np.int8(3),), c=np.str_('x'), d=Path('p'), e=object(), f=[math.nan])
+    )
+    assert type(plain['a']) is float and type(plain['b'][0]) is int and type(plain['c']) is str
+    assert plain['d'] == 'p' and 'e' not in plain and math.isnan(plain['f'][0])

@@ -1,0 +1,166 @@
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.model import BaseModule
+from mmengine.runner import CheckpointLoader
+
+from cmp_mm.engine import CheckpointError, load_checkpoint_file, state_dict_of
+
+
+class Payload:
+    """Runs a command when unpickled."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f'touch {self.marker}',)
+
+
+class Reach:
+    """Fetches an attribute when unpickled, as mmengine's histories do for their statistics."""
+
+    def __reduce__(self):
+        return getattr, (torch.Size, 'numel')
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+@pytest.mark.parametrize('place', ['state_dict', 'message_hub', 'top'])
+def test_code_is_refused_and_not_run(tmp_path, place, legacy):
+    marker, path = tmp_path / 'ran', tmp_path / 'bad.pth'
+    checkpoint = dict(state_dict=dict(w=torch.ones(2)), message_hub={})
+    if place == 'top':
+        checkpoint = Payload(marker)
+    else:
+        checkpoint[place]['w'] = Payload(marker)
+    torch.save(checkpoint, path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(CheckpointError, match=r"refused, it needs 'posix.system'") as error:
+        load_checkpoint_file(path)
+    assert '\n' not in str(error.value) and 'convert it once' in str(error.value)
+    with pytest.raises(CheckpointError):
+        CheckpointLoader.load_checkpoint(str(path))
+    assert not marker.exists()
+
+
+def test_plain_pickle_is_refused_and_not_run(tmp_path):
+    marker, path = tmp_path / 'ran', tmp_path / 'bad.pth'
+    path.write_bytes(pickle.dumps(dict(state_dict=Payload(marker))))
+    with pytest.raises(CheckpointError):
+        load_checkpoint_file(path)
+    assert not marker.exists()
+
+
+def test_getattr_stand_in_reaches_nothing(tmp_path):
+    """builtins.getattr is on the list under its name only: what answers to it is inert."""
+    path = tmp_path / 'reach.pth'
+    torch.save(dict(state_dict={}, method=Reach()), path)
+    assert load_checkpoint_file(path)['method'] is None
+
+
+def test_mmengine_histories_are_read_as_plain_data(tmp_path):
+    path = tmp_path / 'foreign.pth'
+    history = HistoryBuffer([1.5, 2.5, 4.0], [1, 1, 2])
+    torch.save(
+        dict(
+            state_dict=dict(w=torch.arange(3.0)),
+            meta=dict(iter=np.int64(3), config='raise SystemExit'),
+            message_hub=dict(
+                log_scalars=dict(loss=history),
+                runtime_info=dict(
+                    best=np.float64(2.25), flag=np.bool_(True), table=np.arange(6.0).reshape(2, 3)
+                ),
+            ),
+        ),
+        path,
+    )
+    checkpoint = load_checkpoint_file(path)
+    loss = checkpoint['message_hub']['log_scalars']['loss']
+    assert loss['log_history'].tolist() == [1.5, 2.5, 4.0]
+    assert loss['count_history'].tolist() == [1, 1, 2]
+    assert loss['max_length'] == history.max_length
+    info = checkpoint['message_hub']['runtime_info']
+    assert info['best'] == 2.25 and type(info['best']) is float
+    assert info['flag'] is True
+    assert torch.equal(info['table'], torch.arange(6.0, dtype=torch.float64).reshape(2, 3))
+    assert checkpoint['meta'] == dict(iter=3), 'Runner.resume would execute meta["config"]'
+    torch.save(checkpoint, path)
+    torch.load(path, weights_only=True)
+
+
+def test_object_arrays_are_refused(tmp_path):
+    path = tmp_path / 'objects.pth'
+    torch.save(dict(state_dict={}, table=np.array([dict(a=1)], dtype=object)), path)
+    with pytest.raises(CheckpointError):
+        load_checkpoint_file(path)
+
+
+@pytest.mark.parametrize('share', [0.0, 0.01, 0.5, 0.99])
+def test_truncated_file_is_one_clear_line(tmp_path, share):
+    path = tmp_path / 'cut.pth'
+    torch.save(dict(state_dict=dict(w=torch.zeros(1000))), path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(CheckpointError, match='cut.pth') as error:
+        load_checkpoint_file(path)
+    assert '\n' not in str(error.value)
+
+
+def test_missing_file_and_other_contents(tmp_path):
+    with pytest.raises(CheckpointError, match='there is no such file'):
+        load_checkpoint_file(tmp_path / 'none.pth')
+    torch.save([torch.ones(1)], tmp_path / 'list.pth')
+    with pytest.raises(CheckpointError, match='holds a list, expected a dict'):
+        load_checkpoint_file(tmp_path / 'list.pth')
+    with pytest.raises(CheckpointError, match="'step' is a int, not a tensor"):
+        state_dict_of(dict(step=3))
+
+
+def test_memory_bombs_are_refused(tmp_path):
+    path = tmp_path / 'view.pth'
+    torch.save(dict(state_dict=dict(w=torch.zeros(1).expand(10**10))), path)
+    with pytest.raises(CheckpointError, match='claims 40000000000 bytes of tensors'):
+        load_checkpoint_file(path)
+    torch.save(dict(state_dict=dict(w=torch.zeros(10**6))), tmp_path / 'plain.pth')
+    packed = tmp_path / 'packed.pth'
+    with (
+        zipfile.ZipFile(tmp_path / 'plain.pth') as source,
+        zipfile.ZipFile(packed, 'w', zipfile.ZIP_DEFLATED) as out,
+    ):
+        for record in source.namelist():
+            out.writestr(record, source.read(record))
+    with pytest.raises(CheckpointError, match='compressed records'):
+        load_checkpoint_file(packed)
+
+
+def test_mutated_files_give_the_defined_error(tmp_path):
+    good = tmp_path / 'good.pth'
+    torch.save(
+        dict(meta=dict(iter=1), state_dict=dict(w=torch.arange(8.0)), history=HistoryBuffer([1.0], [1])), good
+    )
+    data, rng, path = good.read_bytes(), np.random.default_rng(0), tmp_path / 'mutant.pth'
+    refused = 0
+    for _ in range(300):
+        mutant = bytearray(data)
+        for position in rng.integers(0, len(data), rng.integers(1, 6)):
+            mutant[position] = rng.integers(256)
+        path.write_bytes(bytes(mutant))
+        try:
+            load_checkpoint_file(path)
+        except CheckpointError as error:
+            refused += 1
+            assert '\n' not in str(error)
+    assert refused > 50
+
+
+def test_init_cfg_goes_through_the_safe_loader(tmp_path):
+    marker, path = tmp_path / 'ran', tmp_path / 'weights.pth'
+    torch.save(dict(state_dict=dict(w=Payload(marker))), path)
+    module = BaseModule(init_cfg=dict(type='Pretrained', checkpoint=str(path)))
+    with pytest.raises(CheckpointError, match='refused'):
+        module.init_weights()
+    assert not marker.exists()
