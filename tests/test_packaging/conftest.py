@@ -51,7 +51,7 @@ def installed(request, source_tree, tmp_path_factory) -> Path:
 def run_installed(installed, tmp_path):
     """Runs code that sees the installed cmp_mm and the other packages of this environment.
 
-    ``-E`` and ``-S`` keep PYTHONPATH and this environment's .pth files out: they may point to the working tree.
+    ``-E`` and ``-S`` keep out PYTHONPATH and this environment's .pth files, which may point elsewhere.
     """
     others = [path for path in sys.path if path.endswith(('site-packages', 'dist-packages'))]
     head = f'import site, sys; site.addsitedir({str(installed)!r}); sys.path += {others!r}\n'

@@ -62,6 +62,7 @@ class ResNet(MMCVResNet, BaseModule):
             bn_frozen=bn_frozen,
             with_cp=with_cp,
         )
+        self.depth = depth
         self.init_cfg = init_cfg
         self.out_stem = out_stem
         for block in self.modules():

@@ -1,0 +1,195 @@
+"""One switch for how a downstream backbone starts: random, ImageNet, CMP or any file; and a guard on it."""
+
+import os
+from collections.abc import Mapping, Sequence
+
+from mmengine.logging import print_log
+from mmengine.model.weight_init import initialize, update_init_info
+from mmengine.runner import CheckpointLoader
+from torch import Tensor, nn
+
+from cmp_mm.registry import WEIGHT_INITIALIZERS
+
+RANDOM_INIT = [
+    dict(type='Kaiming', layer='Conv2d'),
+    dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
+]
+
+
+class BackboneMismatchError(RuntimeError):
+    """A checkpoint that is not one of this backbone; the message lists every key."""
+
+
+@WEIGHT_INITIALIZERS.register_module()
+class BackboneInit:
+    """Initialises a backbone and stops where a checkpoint does not fill it completely.
+
+    mmengine's ``Pretrained`` loads what fits and logs the rest; a plain ResNet-50 checkpoint in mmseg's
+    ResNetV1c leaves 18 tensors random that way, and an empty prefix all of them. Here every tensor of the
+    backbone must be in the checkpoint with its shape, and none may be left over.
+
+    Use as ``model.backbone.init_cfg=dict(type='cmp_mm.BackboneInit', source=...)``; then
+    ``--cfg-options model.backbone.init_cfg.source=...`` is the switch.
+
+    Args:
+        source: ``'random'`` (Kaiming convolutions, last norm of each residual block zero where the
+            backbone asks for it), ``'imagenet'`` (torchvision's weights, ResNets only), ``'cmp'``
+            (``checkpoints/cmp_ARCH_backbone.pth``, ARCH being alexnet, resnet18, resnet50, ...), or
+            anything mmengine loads: a path, a URL, ``torchvision://...``; ``.safetensors`` too.
+        prefix: what the backbone's keys begin with. None: ``backbone.`` if there are such keys, else ''.
+        ignored: beginnings of keys that may be left over, such as the classifier of an ImageNet network.
+
+    Raises:
+        BackboneMismatchError: missing, left-over or mis-shaped keys, or no key with the prefix.
+        FileNotFoundError: no such checkpoint.
+        ValueError: ImageNet weights asked for a backbone that has none.
+    """
+
+    def __init__(
+        self,
+        source: str = 'cmp',
+        prefix: str | None = None,
+        ignored: Sequence[str] = ('fc.', 'classifier.'),
+    ) -> None:
+        self.source = os.fspath(source)
+        self.prefix = prefix
+        self.ignored = tuple(ignored)
+
+    def __call__(self, module: nn.Module) -> None:
+        """Initialise ``module``, the backbone."""
+        if self.source == 'random':
+            initialize_randomly(module)
+            return
+        path = self.locate(module)
+        state, prefix = select_backbone(read_weights(path), self.prefix, path)
+        load_backbone(module, state, path, self.ignored)
+        # mmpose zeroes the last norms after init_cfg has run, unless its type is 'Pretrained'.
+        if hasattr(module, 'zero_init_residual'):
+            module.zero_init_residual = False
+        if hasattr(module, '_params_init_info'):
+            update_init_info(module, init_info=f'{type(self).__name__}: {path}')
+        print_log(
+            f'{type(module).__name__}: all {len(module.state_dict())} tensors found in {path}'
+            + (f' under {prefix!r}' if prefix else ''),
+            logger='current',
+        )
+
+    def locate(self, module: nn.Module) -> str:
+        """The checkpoint that ``source`` stands for with this backbone."""
+        arch = architecture(module)
+        if self.source == 'imagenet':
+            if not arch.startswith('resnet'):
+                raise ValueError(
+                    f'there are no ImageNet weights for {type(module).__name__}; set init_cfg.source to '
+                    "'random', 'cmp' or a file"
+                )
+            return f'torchvision://{arch}'
+        path = f'checkpoints/cmp_{arch}_backbone.pth' if self.source == 'cmp' else self.source
+        if '://' not in path and not os.path.isfile(os.path.expanduser(path)):
+            hint = (
+                '; put an exported backbone there (tools/model_converters/extract_backbone.py CKPT OUT) or '
+                'name another file: --cfg-options model.backbone.init_cfg.source=FILE'
+            )
+            raise FileNotFoundError(f'backbone checkpoint {path}: there is no such file{hint}')
+        return path
+
+
+def architecture(module: nn.Module) -> str:
+    """Short name of a backbone: ``alexnet``, ``resnet50``, else its class in lower case."""
+    name = type(module).__name__.lower()
+    if name.startswith('alexnet'):
+        return 'alexnet'
+    depth = getattr(module, 'depth', None)
+    return f'{name}{depth}' if name == 'resnet' and depth else name
+
+
+def initialize_randomly(module: nn.Module) -> None:
+    """What mmseg, mmpose and mmdet do to a ResNet without a checkpoint, for any backbone."""
+    initialize(module, RANDOM_INIT)
+    if getattr(module, 'zero_init_residual', False):
+        for block in module.modules():
+            last = getattr(block, 'norm3', None) or getattr(block, 'norm2', None)
+            if last is not None and hasattr(block, 'conv1'):
+                nn.init.zeros_(last.weight)
+                nn.init.zeros_(last.bias)
+
+
+def read_weights(path: str) -> dict[str, Tensor]:
+    """The named tensors in a file, with or without ``state_dict`` around them.
+
+    Raises:
+        CheckpointError: not a checkpoint of plain data.
+        ImportError: a safetensors file where safetensors is not installed.
+    """
+    from cmp_mm.engine.checkpoint_loading import state_dict_of
+
+    if path.endswith('.safetensors'):
+        try:
+            from safetensors.torch import load_file
+        except ImportError:
+            raise ImportError(f"{path} needs safetensors: pip install 'cmp_mm[safetensors]'") from None
+        return load_file(path)
+    return state_dict_of(CheckpointLoader.load_checkpoint(path, 'cpu'))
+
+
+def select_backbone(
+    state: Mapping[str, Tensor], prefix: str | None, path: str
+) -> tuple[dict[str, Tensor], str]:
+    """The backbone's part of a checkpoint, without its prefix, and the prefix.
+
+    Args:
+        state: all the weights.
+        prefix: see :class:`BackboneInit`.
+        path: how to call the file in an error.
+    """
+    if prefix is None:
+        prefix = 'backbone.' if any(key.startswith('backbone.') for key in state) else ''
+    if prefix and not prefix.endswith('.'):
+        prefix += '.'
+    selected = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+    if selected:
+        return selected, prefix
+    beginnings = sorted({key.split('.')[0] + '.' for key in state})
+    raise BackboneMismatchError(
+        f'{path}: no key begins with {prefix!r}; the keys begin with {", ".join(beginnings)}'
+    )
+
+
+def load_backbone(
+    module: nn.Module, state: Mapping[str, Tensor], path: str, ignored: Sequence[str] = ()
+) -> None:
+    """Load ``state`` into ``module`` if, and only if, it fills it exactly.
+
+    ``num_batches_tracked`` may be absent (older files) and keys that begin with one of ``ignored`` left over.
+
+    Raises:
+        BackboneMismatchError: with every key that is missing, left over or of another shape.
+    """
+    wanted = module.state_dict()
+    counters = {key for key in wanted if key.endswith('num_batches_tracked')}
+    missing = [key for key in wanted if key not in state and key not in counters]
+    extra = [key for key in state if key not in wanted and not key.startswith(tuple(ignored))]
+    shapes = [
+        f'{key} is {tuple(state[key].shape)} there, {tuple(value.shape)} here'
+        for key, value in wanted.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    if missing or extra or shapes:
+        lists = {'missing': missing, 'left over': extra, 'of another shape': shapes}
+        lines = [f'{len(keys)} {what}: {", ".join(keys)}' for what, keys in lists.items() if keys]
+        raise BackboneMismatchError(
+            f'{path} does not fill {type(module).__name__}{_guess(missing, extra)}\n' + '\n'.join(lines)
+        )
+    module.load_state_dict({key: value for key, value in state.items() if key in wanted}, strict=False)
+
+
+def _guess(missing: Sequence[str], extra: Sequence[str]) -> str:
+    """The usual reasons, so that the list need not be read first."""
+    if any(key.startswith('stem.') for key in missing):
+        return " (this backbone has the deep stem of ResNetV1c: use type='ResNet' and pretrained=None)"
+    if any(key.startswith(('module.', 'image_encoder.')) for key in extra):
+        return ' (a reference checkpoint? convert it: tools/model_converters/official2cmp_mm.py SRC DST)'
+    blocks = [key for key in (*missing, *extra) if key.startswith('layer')]
+    if blocks and len(blocks) == len(missing) + len(extra):
+        return ' (a ResNet of another depth?)'
+    return ''

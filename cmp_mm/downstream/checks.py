@@ -1,0 +1,123 @@
+"""What can be missing before a downstream training starts, each said in one line."""
+
+import importlib.util
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cmp_mm.compat import installed_version, version_tuple
+
+# module: (distribution, first version, first version not taken, command)
+PACKAGES = {
+    'mmseg': ('mmsegmentation', '1.2', '2', "pip install 'cmp_mm[mmseg]'"),
+    'mmpose': (
+        'mmpose',
+        '1.3',
+        '2',
+        "pip install 'cmp_mm[mmpose]' && pip install --no-deps 'mmpose>=1.3,<2'",
+    ),
+    'mmdet': ('mmdet', '3.2', '4', "pip install 'cmp_mm[mmdet]'"),
+}
+
+# What a data root holds, by dataset class.
+LAYOUTS = {
+    'PascalVOCDataset': 'JPEGImages/*.jpg, SegmentationClass/*.png, SegmentationClassAug/*.png and '
+    'ImageSets/Segmentation/{train,aug,val}.txt',
+    'CityscapesDataset': 'leftImg8bit/{train,val}/CITY/*_leftImg8bit.png and '
+    'gtFine/{train,val}/CITY/*_gtFine_labelTrainIds.png',
+    'ADE20KDataset': 'images/{training,validation}/*.jpg and annotations/{training,validation}/*.png',
+    'LIPDataset': 'train_images/*.jpg, train_segmentations/*.png, val_images/*.jpg, val_segmentations/*.png',
+    'CIHPDataset': 'Training/{Images/*.jpg,Category_ids/*.png} and Validation/{Images/*.jpg,'
+    'Category_ids/*.png}',
+    'CamVidDataset': 'images/{train,val}/*.jpg and masks/{train,val}/*.png',
+    'CCPDataset': 'images/{train,val}/*.jpg, masks/{train,val}/*.png, label_list.json, coarse_map.json',
+    'CocoDataset': 'annotations/*.json, train2017/*.jpg and val2017/*.jpg; for key-points also '
+    'person_detection_results/COCO_val2017_detections_AP_H_56_person.json',
+    'MpiiDataset': 'annotations/mpii_{train,val}.json, annotations/mpii_gt_val.mat and images/*.jpg',
+}
+
+
+def check_package(module: str) -> None:
+    """Check that a downstream package is installed in a version that works.
+
+    Args:
+        module: ``mmseg``, ``mmpose`` or ``mmdet``; anything else passes.
+
+    Raises:
+        ImportError: it is missing or of another version, or one that it needs is; with the command.
+    """
+    if module not in PACKAGES:
+        return
+    name, floor, ceiling, command = PACKAGES[module]
+    if importlib.util.find_spec(module) is None:
+        raise ImportError(f'{name} is not installed: {command}')
+    found = installed_version(name)
+    if found and not version_tuple(floor) <= version_tuple(found) < version_tuple(ceiling):
+        raise ImportError(f'{name} {found} is installed, expected >= {floor}, < {ceiling}: {command}')
+    mmcv = installed_version('mmcv')
+    if mmcv and version_tuple(mmcv) >= (2, 2):
+        raise ImportError(f"{name} refuses mmcv >= 2.2.0, {mmcv} is installed: pip install 'mmcv-lite<2.2'")
+    if importlib.util.find_spec('pkg_resources') is None:
+        raise ImportError(
+            f'{name} and mmengine import pkg_resources, which setuptools dropped in version 82: '
+            "pip install 'setuptools<82'"
+        )
+
+
+def check_data(cfg: Mapping[str, Any], splits: tuple[str, ...] = ('train', 'val')) -> None:
+    """Check that the data roots named in a config exist.
+
+    Args:
+        cfg: config of a training, with ``train_dataloader`` and the like.
+        splits: which of train, val and test to look at.
+
+    Raises:
+        FileNotFoundError: a data root is missing; with the layout expected in it.
+    """
+    for split in splits:
+        loader = cfg.get(f'{split}_dataloader')
+        for dataset in _datasets(loader.get('dataset') if loader else None):
+            check_root(str(dataset.get('type', 'dataset')), dataset.get('data_root'), split)
+
+
+def check_root(kind: str, root: str | None, split: str = 'train') -> None:
+    """Check that the folder of one data set exists.
+
+    Args:
+        kind: its class, with or without scope.
+        root: its ``data_root``; None and URLs pass.
+        split: what it is used for, for the message.
+
+    Raises:
+        FileNotFoundError: there is no such folder; with the layout expected in it.
+    """
+    if not root or '://' in root or os.path.isdir(root):
+        return
+    kind = kind.rpartition('.')[2]
+    layout = f', with {LAYOUTS[kind]} in it' if kind in LAYOUTS else ''
+    raise FileNotFoundError(
+        f'{split} data of {kind}: there is no folder {root}{layout}; put or link it there, or set '
+        f'{split}_dataloader.dataset.data_root'
+    )
+
+
+def _datasets(dataset: Any) -> Iterator[Mapping[str, Any]]:
+    """Every dataset config inside wrappers (ConcatDataset, RepeatDataset, ...)."""
+    if not isinstance(dataset, Mapping):
+        return
+    yield dataset
+    yield from _datasets(dataset.get('dataset'))
+    for part in dataset.get('datasets') or ():
+        yield from _datasets(part)
+
+
+def check_config(cfg: Mapping[str, Any], splits: tuple[str, ...] = ('train', 'val')) -> None:
+    """Check package and data of a downstream config; configs of cmp_mm itself pass.
+
+    Raises:
+        ImportError: see :func:`check_package`.
+        FileNotFoundError: see :func:`check_data`.
+    """
+    if cfg.get('default_scope') in PACKAGES:
+        check_package(cfg['default_scope'])
+        check_data(cfg, splits)

@@ -1,0 +1,15 @@
+_base_ = 'mmpose::body_2d_keypoint/topdown_heatmap/coco/td-hm_res50_8xb64-210e_coco-256x192.py'
+custom_imports = dict(imports=['cmp_mm.downstream'])
+
+# How the backbone starts: random | imagenet | cmp | FILE, by
+# --cfg-options model.backbone.init_cfg.source=...
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='cmp_mm.AlexNetFCN',
+        stride=32,
+        init_cfg=dict(type='cmp_mm.BackboneInit', source='cmp'),
+    ),
+    head=dict(in_channels=4096),
+)
+default_hooks = dict(checkpoint=dict(type='cmp_mm.AtomicCheckpointHook'))

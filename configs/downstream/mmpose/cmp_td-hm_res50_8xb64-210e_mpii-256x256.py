@@ -1,0 +1,7 @@
+_base_ = 'mmpose::body_2d_keypoint/topdown_heatmap/mpii/td-hm_res50_8xb64-210e_mpii-256x256.py'
+custom_imports = dict(imports=['cmp_mm.downstream'])
+
+# How the backbone starts: random | imagenet | cmp | FILE, by
+# --cfg-options model.backbone.init_cfg.source=...
+model = dict(backbone=dict(type='ResNet', init_cfg=dict(type='cmp_mm.BackboneInit', source='cmp')))
+default_hooks = dict(checkpoint=dict(type='cmp_mm.AtomicCheckpointHook'))

@@ -1,0 +1,26 @@
+_base_ = 'mmseg::fcn/fcn_r50-d8_4xb4-20k_voc12aug-512x512.py'
+custom_imports = dict(imports=['cmp_mm.downstream'])
+
+# How the backbone starts: random | imagenet | cmp | FILE, by
+# --cfg-options model.backbone.init_cfg.source=...
+model = dict(
+    pretrained=None,
+    backbone=dict(
+        _delete_=True,
+        type='cmp_mm.AlexNetFCN',
+        stride=32,
+        init_cfg=dict(type='cmp_mm.BackboneInit', source='cmp'),
+    ),
+    # FCN-32s: one classifier on fc7, upsampled 32 times; fc7 has its own dropout.
+    decode_head=dict(
+        in_channels=4096,
+        in_index=0,
+        channels=4096,
+        num_convs=0,
+        concat_input=False,
+        dropout_ratio=0,
+        num_classes=21,
+    ),
+    auxiliary_head=None,
+)
+default_hooks = dict(checkpoint=dict(type='cmp_mm.AtomicCheckpointHook'))

@@ -1,0 +1,25 @@
+_base_ = [
+    'mmseg::_base_/models/fcn_r50-d8.py',
+    './_base_/camvid.py',
+    'mmseg::_base_/default_runtime.py',
+    './_base_/schedule_1k.py',
+]
+custom_imports = dict(imports=['cmp_mm.downstream', 'cmp_mm.downstream.small_sets'])
+
+# How the backbone starts: random | imagenet | cmp | FILE, by
+# --cfg-options model.backbone.init_cfg.source=...
+model = dict(
+    data_preprocessor=dict(size=(160, 160)),
+    pretrained=None,
+    # cmp_mm's own ResNet: mmseg leaves every second 3x3 of a basic block undilated.
+    backbone=dict(
+        _delete_=True,
+        type='cmp_mm.ResNet',
+        depth=18,
+        out_indices=(0, 1, 2, 3),
+        init_cfg=dict(type='cmp_mm.BackboneInit', source='cmp'),
+    ),
+    decode_head=dict(in_channels=512, channels=128, num_convs=1, concat_input=False, num_classes=11),
+    auxiliary_head=dict(in_channels=256, channels=64, num_classes=11),
+)
+default_hooks = dict(checkpoint=dict(type='cmp_mm.AtomicCheckpointHook'))

@@ -1,0 +1,163 @@
+"""A backbone is filled completely or training stops, and what was loaded stays."""
+
+import pytest
+import torch
+from mmengine.model import BaseModule
+
+from cmp_mm.downstream import BackboneInit, BackboneMismatchError
+from cmp_mm.downstream.backbone_init import architecture
+from cmp_mm.models import AlexNetFCN, ResNet
+
+
+def saved(path, state):
+    torch.save(state, path)
+    return str(path)
+
+
+def weights(file):
+    state = torch.load(file, weights_only=True)['state_dict']
+    return {key.removeprefix('backbone.'): value for key, value in state.items()}
+
+
+def assert_holds(module, file):
+    for key, value in weights(file).items():
+        assert torch.equal(module.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize('package', ['mmseg', 'mmpose', 'mmdet', 'cmp_mm'])
+def test_fills_the_resnet_of_every_package_and_stays(need, package, resnet18_file):
+    need(package)
+    module = pytest.importorskip(f'{package}.models.backbones.resnet')
+    cfg = dict(type='cmp_mm.BackboneInit', source=str(resnet18_file))
+    model = module.ResNet(depth=18, init_cfg=cfg)
+    model.init_weights()
+    assert_holds(model, resnet18_file)
+
+
+@pytest.mark.parametrize('package', ['mmseg', 'mmpose', 'mmdet'])
+def test_random_is_what_the_package_does_itself(need, package):
+    need(package)
+    resnet = pytest.importorskip(f'{package}.models.backbones.resnet').ResNet
+    states = []
+    for options in ({}, dict(init_cfg=dict(type='cmp_mm.BackboneInit', source='random'))):
+        torch.manual_seed(0)
+        model = resnet(depth=18, **options)
+        torch.manual_seed(7)
+        model.init_weights()
+        states.append(model.state_dict())
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_from_within_a_model_of_another_scope(resnet18_file):
+    class Model(BaseModule):
+        def __init__(self):
+            super().__init__()
+            self.backbone = ResNet(18, init_cfg=dict(type='cmp_mm.BackboneInit', source=str(resnet18_file)))
+
+    model = Model()
+    model.init_weights()
+    assert_holds(model.backbone, resnet18_file)
+
+
+def test_takes_bare_prefixed_and_torchvision_files(tmp_path, resnet18_file):
+    state = weights(resnet18_file)
+    files = [
+        saved(tmp_path / 'bare.pth', state),
+        saved(tmp_path / 'fc.pth', {**state, 'fc.weight': torch.zeros(2, 512), 'fc.bias': torch.zeros(2)}),
+        saved(tmp_path / 'old.pth', {k: v for k, v in state.items() if 'num_batches' not in k}),
+        saved(tmp_path / 'cmp.pth', dict(state_dict={f'backbone.{k}': v for k, v in state.items()}, step=3)),
+        saved(
+            tmp_path / 'whole.pth',
+            {**{f'backbone.{k}': v for k, v in state.items()}, 'neck.conv.weight': torch.zeros(1)},
+        ),
+    ]
+    for file in files:
+        model = ResNet(18)
+        BackboneInit(file)(model)
+        assert torch.equal(model.layer4[1].conv2.weight, state['layer4.1.conv2.weight']), file
+
+
+def test_safetensors(tmp_path, resnet18_file):
+    safetensors = pytest.importorskip('safetensors.torch')
+    safetensors.save_file(weights(resnet18_file), tmp_path / 'r18.safetensors')
+    model = ResNet(18)
+    BackboneInit(str(tmp_path / 'r18.safetensors'))(model)
+    assert_holds(model, resnet18_file)
+
+
+def test_another_stem_stops_with_the_list(need, resnet18_file):
+    need('mmseg')
+    from mmseg.models.backbones import ResNetV1c
+
+    model = ResNetV1c(depth=18, init_cfg=dict(type='cmp_mm.BackboneInit', source=str(resnet18_file)))
+    with pytest.raises(
+        BackboneMismatchError, match=r"(?s)ResNetV1c: use type='ResNet'.*stem\.0\.weight"
+    ) as info:
+        model.init_weights()
+    missing = [key for key in model.state_dict() if key.startswith('stem.') and 'num_batches' not in key]
+    assert all(key in str(info.value) for key in [*missing, 'conv1.weight', 'bn1.running_var'])
+
+
+@pytest.mark.parametrize('depth', [34, 50])
+def test_another_depth_stops(resnet18_file, depth):
+    with pytest.raises(BackboneMismatchError, match='another depth'):
+        BackboneInit(str(resnet18_file))(ResNet(depth))
+
+
+def test_shallower_model_than_checkpoint_stops(tmp_path):
+    file = saved(tmp_path / 'r34.pth', ResNet(34).state_dict())
+    with pytest.raises(BackboneMismatchError, match=r'left over: .*layer1\.2\.conv1\.weight'):
+        BackboneInit(file)(ResNet(18))
+
+
+@pytest.mark.parametrize('prefix', ['encoder', 'image_encoder.'])
+def test_empty_prefix_stops(resnet18_file, prefix):
+    with pytest.raises(BackboneMismatchError, match=r'no key begins with .*the keys begin with backbone\.'):
+        BackboneInit(str(resnet18_file), prefix=prefix)(ResNet(18))
+
+
+def test_wrong_shape_stops_and_changes_nothing(tmp_path, resnet18_file):
+    state = weights(resnet18_file)
+    state['conv1.weight'] = state['conv1.weight'][:, :1]
+    model = ResNet(18)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(
+        BackboneMismatchError, match=r'conv1\.weight is \(64, 1, 7, 7\) there, \(64, 3, 7, 7\) here'
+    ):
+        BackboneInit(saved(tmp_path / 'shape.pth', state))(model)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_reference_checkpoint_names_the_converter(tmp_path):
+    file = saved(tmp_path / 'ref.pth', {'module.image_encoder.conv1.weight': torch.zeros(1)})
+    with pytest.raises(BackboneMismatchError, match='official2cmp_mm'):
+        BackboneInit(file)(ResNet(18))
+
+
+def test_missing_files_and_weights_say_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r'checkpoints/cmp_resnet18_backbone\.pth.*extract_backbone'):
+        BackboneInit('cmp')(ResNet(18))
+    alexnet = AlexNetFCN.__new__(AlexNetFCN)
+    with pytest.raises(ValueError, match='no ImageNet weights for AlexNetFCN'):
+        BackboneInit('imagenet').locate(alexnet)
+    assert architecture(alexnet) == 'alexnet'
+    assert BackboneInit('imagenet').locate(ResNet(18)) == 'torchvision://resnet18'
+
+
+def test_payload_is_refused(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return (open, (str(tmp_path / 'ran'), 'w'))
+
+    torch.save({'state_dict': {'conv1.weight': Payload()}}, tmp_path / 'evil.pth')
+    with pytest.raises(RuntimeError, match='refused'):
+        BackboneInit(str(tmp_path / 'evil.pth'))(ResNet(18))
+    assert not (tmp_path / 'ran').exists()
+
+
+def test_frozen_alexnet_does_not_learn_or_move():
+    model = AlexNetFCN(frozen_stages=5).train()
+    assert not any(p.requires_grad for p in model.conv5.parameters())
+    assert all(p.requires_grad for p in model.fc6.parameters())
+    assert not model.conv5.training and model.fc6.training

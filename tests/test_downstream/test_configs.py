@@ -1,0 +1,111 @@
+"""Every downstream config parses and builds, and the model index is consistent."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted((ROOT / 'configs' / 'downstream').glob('*/*.py'))
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_builds_and_runs(need, path):
+    need(path.parent.name)
+    cfg = Config.fromfile(path)
+    assert cfg.default_scope == path.parent.name
+    assert cfg.custom_imports['imports'][0] == 'cmp_mm.downstream'
+    assert cfg.model.get('pretrained') is None
+    backbone = cfg.model.backbone
+    assert backbone.type in ('ResNet', 'cmp_mm.ResNet', 'cmp_mm.AlexNetFCN')
+    assert backbone.init_cfg.type == 'cmp_mm.BackboneInit'
+    models = importlib.import_module(f'{cfg.default_scope}.registry').MODELS
+    # Shapes are all that is looked at: no memory, no arithmetic.
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device('meta'):
+        model = models.build(cfg.model).eval()
+        if cfg.default_scope == 'mmdet':
+            assert [f.shape[1] for f in model.extract_feat(torch.zeros(1, 3, 64, 64))] == [256] * 5
+            return
+        output = model(torch.zeros(2, 3, 64, 64), None, mode='tensor')
+    channels = cfg.model.get('decode_head', {}).get('num_classes') or cfg.model.head.out_channels
+    assert output.shape[:2] == (2, channels)
+    if cfg.default_scope == 'mmseg' and cfg.get('crop_size'):
+        assert tuple(cfg.model.data_preprocessor.size) == tuple(cfg.crop_size)
+
+
+def test_pretrained_layout_is_kept(need):
+    """The dilated ResNet-50 of mmseg computes what the pretrained one computes."""
+    need('mmseg')
+    from mmseg.registry import MODELS
+
+    from cmp_mm.models import ResNet
+
+    cfg = Config.fromfile(ROOT / 'configs/downstream/mmseg/cmp_fcn_r50-d8_4xb4-20k_voc12aug-512x512.py')
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        theirs = MODELS.build(dict(cfg.model.backbone, norm_cfg=dict(type='BN')))
+    ours = ResNet(50, out_indices=(0, 1, 2, 3))
+    theirs.eval()
+    ours.eval()
+    theirs.load_state_dict(ours.state_dict())
+    image = torch.randn(1, 3, 40, 56)
+    with torch.no_grad():
+        for a, b in zip(theirs(image), ours(image), strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def metafiles():
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']
+    return {name: yaml.safe_load((ROOT / name).read_text()) for name in index}
+
+
+def test_index_names_every_metafile_and_config():
+    listed = metafiles()
+    assert set(listed) == {
+        path.relative_to(ROOT).as_posix() for path in (ROOT / 'configs').rglob('metafile.yml')
+    }
+    models = [model for meta in listed.values() for model in meta['Models']]
+    names = [model['Name'] for model in models]
+    assert len(names) == len(set(names))
+    for model in models:
+        assert Path(model['Config']).stem == model['Name']
+    configs = {path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts}
+    assert {ROOT / model['Config'] for model in models} == configs
+
+
+def test_config_names_are_unique_in_the_project():
+    stems = [path.stem for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts]
+    assert len(stems) == len(set(stems))
+
+
+def test_collections_and_readmes_exist():
+    for meta in metafiles().values():
+        collections = {collection['Name']: collection for collection in meta['Collections']}
+        assert all((ROOT / collection['README']).is_file() for collection in collections.values())
+        assert {model['In Collection'] for model in meta['Models']} <= set(collections)
+
+
+def test_readme_tables_are_up_to_date():
+    script = ROOT / 'tools' / 'analysis_tools' / 'update_model_zoo.py'
+    result = subprocess.run([sys.executable, script, '--check'], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_rows_without_figures_say_not_run(tmp_path):
+    sys.path.insert(0, str(ROOT / 'tools' / 'analysis_tools'))
+    try:
+        zoo = importlib.import_module('update_model_zoo')
+    finally:
+        sys.path.pop(0)
+    folder = tmp_path / 'configs' / 'x'
+    folder.mkdir(parents=True)
+    model = dict(Name='a', Config='configs/x/a.py', Results=[dict(Metrics={})])
+    assert '| not run |' in zoo.table_row(model, folder, tmp_path)
+    model['Results'] = [dict(Metrics=dict(mIoU=12.5))]
+    row = zoo.table_row(model, folder, tmp_path)
+    assert '| mIoU 12.5 |' in row and 'not run' not in row

@@ -1,0 +1,102 @@
+"""Data sets for mmsegmentation: labels, palettes, and left and right in mirrored images."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.registry import DATASETS, DefaultScope
+
+pytest.importorskip('mmseg')
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'downstream' / 'mmseg'
+PARSING = {
+    'lip': ('train_images', 'train_segmentations'),
+    'cihp': ('Training/Images', 'Training/Category_ids'),
+}
+
+
+def train_set(name: str, data_root: Path):
+    config = next(path for path in sorted(CONFIGS.glob(f'cmp_fcn_*_{name}-*.py')))
+    cfg = Config.fromfile(config)
+    dataset = cfg.train_dataloader.dataset
+    dataset.data_root = str(data_root)
+    for step in dataset.pipeline:
+        if step.type == 'RandomFlip':
+            step.prob = 1.0
+    dataset.pipeline = [
+        step
+        for step in dataset.pipeline
+        if step.type in ('LoadImageFromFile', 'LoadAnnotations', 'RandomFlip')
+    ]
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        return DATASETS.build(dataset)
+
+
+@pytest.mark.parametrize('name', ['lip', 'cihp'])
+def test_left_and_right_change_places(tmp_path, write_pairs, name):
+    images, masks = (tmp_path / folder for folder in PARSING[name])
+    classes = None
+    for left, right in ((14, 15), (16, 17), (18, 19)):
+        for folder in (images, masks):
+            for file in folder.glob('*') if folder.exists() else ():
+                file.unlink()
+            if folder.exists():
+                folder.rmdir()
+        write_pairs(images, masks, 1, labels=(left, right))
+        dataset = train_set(name, tmp_path)
+        classes = dataset.metainfo['classes']
+        assert classes[left].startswith('Left') and classes[right].startswith('Right')
+        assert classes[left][5:] == classes[right][6:]
+        assert (left, right) in dataset.metainfo['flip_pairs']
+        mirrored = dataset[0]['gt_seg_map']
+        # The left limb was on the left; mirrored it is on the right, where the right limb now has its label.
+        assert (mirrored[:, : mirrored.shape[1] // 2] == left).all()
+        assert (mirrored[:, mirrored.shape[1] // 2 :] == right).all()
+    assert len(classes) == len(set(classes)) == 20
+    assert (
+        len(dataset.metainfo['palette'])
+        == len({tuple(colour) for colour in dataset.metainfo['palette']})
+        == 20
+    )
+
+
+def test_lip_and_cihp_differ_in_one_label():
+    from cmp_mm.downstream.parsing import CIHPDataset, LIPDataset
+
+    lip, cihp = (cls.METAINFO['classes'] for cls in (LIPDataset, CIHPDataset))
+    assert [(a, b) for a, b in zip(lip, cihp, strict=True) if a != b] == [('Jumpsuits', 'Torso-skin')]
+
+
+@pytest.mark.parametrize('name', ['lip', 'cihp', 'camvid', 'ccp'])
+def test_missing_folder_is_one_line(tmp_path, name):
+    with pytest.raises(FileNotFoundError) as error:
+        train_set(name, tmp_path / 'nowhere')
+    assert '\n' not in str(error.value) and '*.png' in str(error.value)
+    assert str(tmp_path / 'nowhere') in str(error.value)
+
+
+def test_camvid_ignores_unlabelled(tmp_path, write_pairs):
+    write_pairs(tmp_path / 'images/train', tmp_path / 'masks/train', 2, labels=(3, 11))
+    dataset = train_set('camvid', tmp_path)
+    assert len(dataset) == 2
+    assert set(np.unique(dataset[0]['gt_seg_map'])) == {3, 255}
+
+
+def test_ccp_maps_to_coarse_classes(tmp_path, write_pairs):
+    write_pairs(tmp_path / 'images/train', tmp_path / 'masks/train', 2, labels=(5, 58))
+    coarse = [0] * 59
+    coarse[5], coarse[58] = 3, 8
+    (tmp_path / 'coarse_map.json').write_text(json.dumps(dict(map_59_to_coarse=coarse)))
+    assert set(np.unique(train_set('ccp', tmp_path)[0]['gt_seg_map'])) == {3, 8}
+    (tmp_path / 'coarse_map.json').write_text(json.dumps(dict(map_59_to_coarse=[0, 9])))
+    with pytest.raises(ValueError, match='classes 0 to 8'):
+        train_set('ccp', tmp_path)
+
+
+def test_images_are_what_was_written(tmp_path, write_pairs):
+    write_pairs(tmp_path / 'images/train', tmp_path / 'masks/train', 1)
+    image = train_set('camvid', tmp_path)[0]['img']
+    np.testing.assert_array_equal(image, cv2.imread(str(tmp_path / 'images/train/0.jpg'))[:, ::-1])
