@@ -1,0 +1,174 @@
+"""The whole preparation: find the videos, prepare this process's share, merge when all are ready."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from cmp_mm.flow import write_whole
+
+from .annotation import check_reference_lists, write_annotations
+from .contact_sheet import draw_contact_sheet
+from .errors import IncompleteError, PrepareError
+from .pool import WorkerPool
+from .progress import Progress
+from .settings import MergeSettings, PairSettings
+from .sharding import default_workers, read_shard, take_shard
+from .sources import Source, find_sources
+from .store import Store, dump_json, writing
+from .summary import summarise
+from .video import skip_video
+
+PathLike = str | os.PathLike
+STALL_SECONDS = 600.0
+
+
+def prepare(
+    sources: Sequence[PathLike],
+    out: PathLike,
+    *,
+    workers: int | None = None,
+    shard: str | None = None,
+    overwrite: bool = False,
+    merge_only: bool = False,
+    stall_seconds: float = STALL_SECONDS,
+    progress: bool = True,
+    **options: Any,
+) -> dict[str, Any]:
+    """Turn videos into pairs of frames with flow, and annotation files that `ImageFlowDataset` reads.
+
+    Goes on where an earlier run with the same settings stopped, however it did.
+
+    Args:
+        sources: video files, folders of videos, folders of ordered frames; searched recursively. May be
+            empty with ``merge_only``: then all videos the folder has records of.
+        out: the output folder; see `store` for what lies in it.
+        workers: processor cores to use; None: those this process may use.
+        shard: ``RANK/NUMBER``, this process's share of the videos; None: as torchrun or slurm say, else all.
+        overwrite: take a folder that holds pairs made with other settings, and make them anew.
+        merge_only: prepare nothing, write the annotation files from the records.
+        stall_seconds: a worker that finishes no pair for so long counts as dead.
+        progress: show a bar and what goes wrong on standard error.
+        **options: fields of `PairSettings` and `MergeSettings`.
+
+    Returns:
+        The summary, as in ``summary.json``. Where other processes' videos are not ready, only
+        ``complete`` False and ``missing``, their number, for one of them will merge.
+
+    Raises:
+        PrepareError: something is wrong with the arguments, or the whole cannot go on; one line.
+            `OutputError`: the folder cannot be written. `IncompleteError`: ``merge_only`` before all videos
+            are ready.
+        KeyboardInterrupt: Ctrl-C; the next run continues.
+    """
+    settings, merge = _split_options(options)
+    workers = default_workers() if workers is None else workers
+    if workers < 1:
+        raise PrepareError(f'workers is {workers}; expected at least 1')
+    if not stall_seconds > 0:
+        raise PrepareError(f'stall seconds is {stall_seconds}; expected a number above 0')
+    rank, number = read_shard(shard)
+    if merge.reference_lists:
+        check_reference_lists(settings)
+    found = find_sources(sources, out) if sources or not merge_only else None
+    if found is not None:
+        _check_sources(found, settings)
+    store = Store(out, settings)
+    store.claim(overwrite)
+    if number == 1:
+        store.sweep()
+    if not merge_only:
+        mine = take_shard(found, rank, number)
+        title = 'preparing' if number == 1 else f'rank {rank} of {number}'
+        _prepare_share(store, mine, workers, stall_seconds, title, progress)
+    videos = [source.name for source in found] if found is not None else sorted(store.recorded())
+    missing = _missing(store, videos)
+    if missing and (merge_only or number == 1):
+        raise IncompleteError(
+            f'{len(missing)} of {len(videos)} videos in {store.out} are not ready, first {missing[0]}; '
+            'prepare them first'
+        )
+    if missing:
+        return {'complete': False, 'missing': len(missing)}
+    return _merge(store, videos, merge)
+
+
+def _split_options(options: dict[str, Any]) -> tuple[PairSettings, MergeSettings]:
+    names = {one.name for one in fields(MergeSettings)}
+    merge = MergeSettings(**{name: value for name, value in options.items() if name in names})
+    return PairSettings.from_dict({key: value for key, value in options.items() if key not in names}), merge
+
+
+def _check_sources(found: Sequence[Source], settings: PairSettings) -> None:
+    if settings.fps is None or settings.folder_fps is not None:
+        return
+    for source in found:
+        if source.kind == 'frames':
+            raise PrepareError(
+                f'{source.path} is a folder of frames, whose frame rate is unknown; give folder fps, or a '
+                'stride instead of fps'
+            )
+
+
+def _prepare_share(
+    store: Store, mine: Sequence[Source], workers: int, stall_seconds: float, title: str, shown: bool
+) -> None:
+    sizes, finished = {}, set()
+    with writing(store.out):
+        for source in mine:
+            try:
+                fingerprint = source.fingerprint()
+            except OSError:
+                # Its worker will say what is wrong with it.
+                sizes[source.name] = 0
+                continue
+            sizes[source.name] = fingerprint['bytes']
+            if store.finished(source.name, fingerprint):
+                finished.add(source.name)
+            else:
+                # So that no other process takes an outdated record for this video being ready.
+                store.record_path(source.name).unlink(missing_ok=True)
+    pending = [source for source in mine if source.name not in finished]
+    if not pending:
+        return
+    bar = Progress(sizes, finished, title, shown)
+
+    def hear(source: Source, message: dict[str, Any]) -> None:
+        if message['kind'] == 'died' and not message['attempts_left']:
+            skip_video(source, store, message['reason'], _fingerprint(source), retry=True)
+        bar.hear(source, message)
+
+    try:
+        # The long ones first, so that the last worker is not left with one.
+        pending.sort(key=lambda source: (-sizes[source.name], source.name))
+        WorkerPool(store, workers, stall_seconds).run(pending, hear)
+    finally:
+        bar.close()
+
+
+def _fingerprint(source: Source) -> dict[str, Any]:
+    try:
+        return source.fingerprint()
+    except OSError:
+        return {}
+
+
+def _missing(store: Store, videos: Sequence[str]) -> list[str]:
+    recorded = store.recorded()
+    missing = [video for video in videos if video not in recorded]
+    # Reading them all is only worth while where none is missing by name.
+    return missing or [video for video in videos if store.read_record(video) is None]
+
+
+def _merge(store: Store, videos: Sequence[str], merge: MergeSettings) -> dict[str, Any]:
+    with writing(store.out):
+        summary, val_groups = summarise(store, videos, merge)
+        write_annotations(store, videos, val_groups, merge)
+        sheet = draw_contact_sheet(store, videos)
+        if sheet is not None:
+            write_whole([(store.out / 'contact_sheet.png', sheet)])
+        # Last: where there is a summary, everything else is there.
+        write_whole([(Path(store.out) / 'summary.json', dump_json(summary, indent=1))])
+    others = store.recorded() - set(videos)
+    return {**summary, 'other_videos': len(others)}
