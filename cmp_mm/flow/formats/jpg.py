@@ -35,7 +35,11 @@ def encode_jpg(flow: np.ndarray, valid: np.ndarray | None, bound: float) -> tupl
         )
     if max(height, width) > MAX_SIDE:
         raise FlowFormatError(f'flow is {width} x {height} pixels; a jpg side has at most {MAX_SIDE}')
-    grey = np.rint((np.clip(flow, -bound, bound) + bound) * (255 / (2 * bound))).astype(np.uint8)
+    # In place, for this runs on every pair that is prepared.
+    code = np.clip(flow, -bound, bound)
+    code += bound
+    code *= 255 / (2 * bound)
+    grey = np.rint(code, out=code).astype(np.uint8)
     return _encode_grey(grey[..., 0]), _encode_grey(grey[..., 1])
 
 

@@ -16,7 +16,7 @@ MIN_FLOW, MAX_FLOW = -OFFSET / SCALE, (65535 - OFFSET) / SCALE
 
 def encode_kitti(flow: np.ndarray, valid: np.ndarray | None) -> bytes:
     """Encode a checked flow in steps of 1/64 px, clipped to [-512, 512) px as KITTI's own tool does."""
-    code = np.clip(np.rint(flow * SCALE + OFFSET), 0, 65535).astype(np.uint16)
+    code = np.clip(np.rint(flow * SCALE) + OFFSET, 0, 65535).astype(np.uint16)
     known = np.ones(flow.shape[:2], np.uint16) if valid is None else valid.astype(np.uint16)
     code = code * known[..., None]  # KITTI writes 0, 0, 0 where the flow is unknown
     try:

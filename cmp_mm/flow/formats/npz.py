@@ -5,6 +5,7 @@ is checked against the bytes there are before an array of it is made.
 """
 
 import io
+import struct
 import zipfile
 
 import numpy as np
@@ -31,6 +32,7 @@ def decode_npz(data: bytes) -> tuple[np.ndarray, np.ndarray | None]:
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            _check_directory(archive, data)
             flow = _read_member(archive, len(data), 'flow.npy', ('f2', 'f4', 'f8'))
             valid = None
             if 'valid.npy' in archive.namelist():
@@ -43,6 +45,16 @@ def decode_npz(data: bytes) -> tuple[np.ndarray, np.ndarray | None]:
         raise FlowFormatError(f'npz has valid of shape {valid.shape} for flow of shape {flow.shape}')
     with np.errstate(over='ignore'):
         return split_unknown(flow.astype(np.float32, order='C'), valid)
+
+
+def _check_directory(archive: zipfile.ZipFile, data: bytes) -> None:
+    """Refuse a damaged directory: a mask that it no longer names must not be taken for absent."""
+    end = data.rfind(b'PK\x05\x06')  # the end record, which holds the number of members
+    (count,) = struct.unpack('<H', data[end + 10 : end + 12])
+    if count != len(archive.infolist()):
+        raise FlowFormatError(f'npz directory lists {len(archive.infolist())} of its {count} members')
+    for info in archive.infolist():
+        archive.open(info).close()  # compares the name with that in the member's own header
 
 
 def _read_member(archive: zipfile.ZipFile, total: int, name: str, kinds: tuple[str, ...]) -> np.ndarray:
