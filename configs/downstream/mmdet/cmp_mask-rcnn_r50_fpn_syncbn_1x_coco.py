@@ -11,7 +11,7 @@ model = dict(
         frozen_stages=-1,
         norm_eval=False,
         norm_cfg=dict(type='SyncBN', requires_grad=True),
-        init_cfg=dict(type='cmp_mm.BackboneInit', source='cmp'),
+        init_cfg=dict(_delete_=True, type='cmp_mm.BackboneInit', source='cmp'),
     )
 )
 default_hooks = dict(checkpoint=dict(type='cmp_mm.AtomicCheckpointHook'))

@@ -3,5 +3,7 @@ custom_imports = dict(imports=['cmp_mm.downstream'])
 
 # How the backbone starts: random | imagenet | cmp | FILE, by
 # --cfg-options model.backbone.init_cfg.source=...
-model = dict(backbone=dict(type='ResNet', init_cfg=dict(type='cmp_mm.BackboneInit', source='cmp')))
+model = dict(
+    backbone=dict(type='ResNet', init_cfg=dict(_delete_=True, type='cmp_mm.BackboneInit', source='cmp'))
+)
 default_hooks = dict(checkpoint=dict(type='cmp_mm.AtomicCheckpointHook'))
