@@ -3,10 +3,10 @@
 Nothing in an annotation is ever executed: JSON and plain text are all that is read, never pickle or YAML.
 """
 
+import io
 import json
 import math
 import os
-import re
 from collections.abc import Iterator
 
 import mmengine.fileio
@@ -73,6 +73,19 @@ def check_flow_settings(flow_format: object, flow_bound: object, where: str) -> 
         raise AnnotationError(f'{where}: flow_bound is {flow_bound!r}; expected a number of pixels above 0')
 
 
+def is_plain_text(text: str) -> bool:
+    """Whether text has no zero byte and no half surrogate pair: JSON spells both, file names hold neither."""
+    if '\0' in text:
+        return False
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def check_path_form(path: str, allow_outside: bool, where: str) -> None:
     """Refuse a path that by its form alone leaves the folder it is relative to.
 
@@ -82,23 +95,14 @@ def check_path_form(path: str, allow_outside: bool, where: str) -> None:
         AnnotationError: the path is absolute, an address, or contains '..' (unless ``allow_outside``), is
             empty, or contains a zero byte.
     """
-    if not path or '\0' in path or not (path.isascii() or _is_unicode(path)):
+    if not path or not is_plain_text(path):
         raise AnnotationError(f'{where}: {path!r} is not a path')
     if allow_outside:
         return
-    if path[0] in '/\\' or '://' in path or re.match(r'[A-Za-z]:[/\\]', path):
+    if path[0] in '/\\' or '://' in path or (path[1:2] == ':' and path[2:3] in ('/', '\\')):
         raise AnnotationError(f'{where}: {path!r} is not below the data root; {OUTSIDE_HINT}')
-    if '..' in path and '..' in re.split(r'[/\\]', path):
+    if '..' in path and '..' in path.replace('\\', '/').split('/'):
         raise AnnotationError(f"{where}: {path!r} leaves the data root by '..'; {OUTSIDE_HINT}")
-
-
-def _is_unicode(text: str) -> bool:
-    """JSON can spell half a surrogate pair, which no file name can hold and no log can print."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _parse_json(data: bytes, ann_file: str) -> tuple[dict, Iterator[dict]]:
@@ -127,6 +131,7 @@ def _parse_json(data: bytes, ann_file: str) -> tuple[dict, Iterator[dict]]:
 
 def _json_entries(data_list: list, ann_file: str) -> Iterator[dict]:
     for number, entry in enumerate(data_list):
+        data_list[number] = None  # of millions, each is let go as soon as it is read
         where = f'annotation {ann_file}, entry {number}'
         if not isinstance(entry, dict):
             raise AnnotationError(f'{where} is {type(entry).__name__}; expected an object')
@@ -144,6 +149,8 @@ def _json_entries(data_list: list, ann_file: str) -> Iterator[dict]:
         for key in ('img2_path', 'video'):
             if not isinstance(entry.get(key), (str, type(None))):
                 raise AnnotationError(f'{where}: {key!r} is {entry[key]!r}; expected text')
+        if entry.get('video') is not None and not is_plain_text(entry['video']):
+            raise AnnotationError(f"{where}: 'video' is {entry['video']!r}; expected plain text")
         yield dict(
             img_path=entry['img_path'],
             img2_path=entry.get('img2_path'),
@@ -154,7 +161,7 @@ def _json_entries(data_list: list, ann_file: str) -> Iterator[dict]:
 
 def _parse_list(data: bytes, ann_file: str) -> Iterator[dict]:
     # Bytes, because str.split and str.splitlines also part at characters that file names may hold.
-    for number, line in enumerate(data.split(b'\n'), start=1):
+    for number, line in enumerate(io.BytesIO(data), start=1):
         columns = line.split()
         if not columns:
             continue

@@ -73,17 +73,17 @@ class FlowSource:
         bound = 50.0 if self.flow_bound is None else self.flow_bound
         check_flow_settings(self.flow_format, bound, f'source {self.ann_file}')
 
-    def load(self, number: int, seed: int, allow_outside: bool) -> list[dict]:
+    def load(self, number: int, seed: int, allow_outside: bool) -> list[bytes]:
         """Read the annotation.
 
         Args:
-            number: of this source in its dataset; written into each record.
+            number: of this source in its dataset; `source_of` finds it in a record again.
             seed: chooses the part that a fractional ``ratio`` takes.
             allow_outside: accept paths that leave the data root.
 
         Returns:
-            Records with ``source``, ``img_path``, ``img2_path``, ``flow_path``, ``video``, paths as in the
-            annotation. Small, because there may be millions; `complete` makes the rest.
+            One record per sample, for `complete`: the annotation's texts joined by zero bytes, because
+            there may be millions.
 
         Raises:
             AnnotationError: the annotation cannot be read or is of the wrong form.
@@ -96,31 +96,26 @@ class FlowSource:
             self.flow_bound = self.metainfo.get('flow_bound', 50.0)
         check_flow_settings(self.flow_format, self.flow_bound, where)
         records = []
-        for record in entries:
-            flow_path = record['flow_path']
-            flow_path = (
-                self._clean(flow_path) if isinstance(flow_path, str) else tuple(map(self._clean, flow_path))
-            )
-            record.update(source=number, img_path=self._clean(record['img_path']), flow_path=flow_path)
-            if record['img2_path'] is not None:
-                record['img2_path'] = self._clean(record['img2_path'])
-            self._check_record(record, len(records), allow_outside)
-            records.append(record)
+        for entry in entries:
+            flow = entry['flow_path']
+            flow = (flow, '') if isinstance(flow, str) else flow
+            paths = [self._clean(path) for path in (entry['img_path'], entry['img2_path'] or '', *flow)]
+            self._check_paths(paths, len(records), allow_outside)
+            records.append('\0'.join((str(number), entry['video'] or '', *paths)).encode())
         return self._take_ratio(records, seed)
 
-    def complete(self, record: dict, allow_outside: bool) -> dict:
+    def complete(self, record: bytes, allow_outside: bool) -> dict:
         """Make the data information that a pipeline starts from out of a record of `load`."""
+        _, video, img_path, img2_path, flow_path, flow_y_path = record.decode().split('\0')
         img, flow = self.data_prefix['img'], self.data_prefix['flow']
-        flow_path, img2_path = record['flow_path'], record['img2_path']
-        is_pair = not isinstance(flow_path, str)
-        video = record['video']
+        flow_paths = tuple(_join(flow, path) for path in (flow_path, flow_y_path) if path)
         return dict(
-            img_path=_join(img, record['img_path']),
-            img2_path=None if img2_path is None else _join(img, img2_path),
-            flow_path=tuple(_join(flow, one) for one in flow_path) if is_pair else _join(flow, flow_path),
-            flow_format=self.flow_format or flow_format_of(flow_path),
+            img_path=_join(img, img_path),
+            img2_path=_join(img, img2_path) if img2_path else None,
+            flow_path=flow_paths if flow_y_path else flow_paths[0],
+            flow_format=self._format_of(flow_path, flow_y_path),
             flow_bound=self.flow_bound,
-            video=os.path.dirname(record['img_path']) if video is None else video,
+            video=video or os.path.dirname(img_path),
             backend_args=self.backend_args,
             img_root=None if allow_outside else img,
             flow_root=None if allow_outside else flow,
@@ -131,28 +126,33 @@ class FlowSource:
             return path
         return path[len(self.strip_prefix) :].lstrip('/')
 
-    def _check_record(self, record: dict, number: int, allow_outside: bool) -> None:
+    def _format_of(self, flow_path: str, flow_y_path: str) -> str | None:
+        return self.flow_format or flow_format_of((flow_path, flow_y_path) if flow_y_path else flow_path)
+
+    def _check_paths(self, paths: list[str], number: int, allow_outside: bool) -> None:
         where = f'annotation {self.ann_file}, sample {number}'
-        flow_path = record['flow_path']
-        is_pair = not isinstance(flow_path, str)
-        for path in (record['img_path'], record['img2_path'], *(flow_path if is_pair else (flow_path,))):
-            if path is not None:
-                check_path_form(path, allow_outside, where)
-        flow_format = self.flow_format or flow_format_of(flow_path)
+        img_path, img2_path, flow_path, flow_y_path = paths
+        for path in (img_path, flow_path, *filter(None, (img2_path, flow_y_path))):
+            check_path_form(path, allow_outside, where)
+        flow_format = self._format_of(flow_path, flow_y_path)
         if flow_format is None:
             raise AnnotationError(f'{where}: the format of {flow_path!r} is not known; state flow_format')
-        if (flow_format == 'jpg') != is_pair:
-            raise AnnotationError(
-                f'{where}: flow_path is {flow_path!r}; {flow_format} flow is '
-                f'{"a pair of files" if flow_format == "jpg" else "one file"}'
-            )
+        if (flow_format == 'jpg') != bool(flow_y_path):
+            found = (flow_path, flow_y_path) if flow_y_path else flow_path
+            expected = 'a pair of files' if flow_format == 'jpg' else 'one file'
+            raise AnnotationError(f'{where}: flow_path is {found!r}; {flow_format} flow is {expected}')
 
-    def _take_ratio(self, records: list[dict], seed: int) -> list[dict]:
+    def _take_ratio(self, records: list[bytes], seed: int) -> list[bytes]:
         if self.ratio == 1 or not records:
             return records
         whole, part = divmod(max(1, round(self.ratio * len(records))), len(records))
         chosen = np.random.RandomState(seed % 2**32).permutation(len(records))[:part]
         return records * whole + [records[index] for index in np.sort(chosen)]
+
+
+def source_of(record: bytes) -> int:
+    """Number of the source that a record is from."""
+    return int(record[: record.index(0)])
 
 
 def _join(root: str, path: str) -> str:
