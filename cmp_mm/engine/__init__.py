@@ -1,4 +1,4 @@
-from .checkpoint_files import find_resumable, write_whole
+from .checkpoint_files import find_resumable, write_durably
 from .checkpoint_hook import AtomicCheckpointHook
 from .checkpoint_loading import CheckpointError, load_checkpoint_file, state_dict_of
 from .finite_loss_hook import DivergedError, FiniteLossHook
@@ -20,5 +20,5 @@ __all__ = [
     'restore_histories',
     'state_dict_of',
     'to_plain',
-    'write_whole',
+    'write_durably',
 ]

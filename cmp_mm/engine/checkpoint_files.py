@@ -17,7 +17,7 @@ _TEMPORARY = '.{name}.', '.part'
 _RESUMABLE = ('meta', 'state_dict', 'optimizer', 'message_hub')
 
 
-def write_whole(path: str | os.PathLike, data: bytes) -> None:
+def write_durably(path: str | os.PathLike, data: bytes) -> None:
     """Write ``data`` so that at every moment ``path`` is absent, the old file or the new one.
 
     A temporary file in the same folder is written, flushed to the disk and renamed.
@@ -75,17 +75,17 @@ def remove_parts(folder: str | os.PathLike) -> int:
     return len(parts)
 
 
-@register_backend('whole_local', force=True)
-class WholeLocalBackend(LocalBackend):
+@register_backend('durable_local', force=True)
+class DurableLocalBackend(LocalBackend):
     """mmengine's local file backend whose files appear whole or not at all."""
 
     def put(self, obj: bytes, filepath: str | os.PathLike) -> None:
-        """Write bytes, see :func:`write_whole`."""
-        write_whole(filepath, obj)
+        """Write bytes, see :func:`write_durably`."""
+        write_durably(filepath, obj)
 
     def put_text(self, obj: str, filepath: str | os.PathLike, encoding: str = 'utf-8') -> None:
-        """Write text, see :func:`write_whole`."""
-        write_whole(filepath, obj.encode(encoding))
+        """Write text, see :func:`write_durably`."""
+        write_durably(filepath, obj.encode(encoding))
 
 
 def find_resumable(folders: Iterable[str | os.PathLike]) -> str | None:

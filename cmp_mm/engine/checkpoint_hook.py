@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 
 from cmp_mm.registry import HOOKS
 
-from .checkpoint_files import find_resumable, remove_parts, write_whole
+from .checkpoint_files import find_resumable, remove_parts, write_durably
 from .plain_state import restore_histories, to_plain
 
 
@@ -33,7 +33,7 @@ class AtomicCheckpointHook(CheckpointHook):
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         if self.file_client_args is None and self.backend_args is None and '://' not in str(self.out_dir):
-            self.backend_args = dict(backend='whole_local')
+            self.backend_args = dict(backend='durable_local')
 
     def before_run(self, runner: Runner) -> None:
         """Find the checkpoint that ``resume=True`` means, before the runner looks for it."""
@@ -100,7 +100,7 @@ class AtomicCheckpointHook(CheckpointHook):
             **self.args,
         )
         if is_main_process():
-            write_whole(Path(runner.work_dir) / 'last_checkpoint', self.last_ckpt.encode())
+            write_durably(Path(runner.work_dir) / 'last_checkpoint', self.last_ckpt.encode())
             if outdated is not None:
                 self._remove(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(outdated)))
 

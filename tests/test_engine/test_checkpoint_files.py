@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmengine.fileio import get_file_backend
 
-from cmp_mm.engine import find_resumable, write_whole
+from cmp_mm.engine import find_resumable, write_durably
 
 
 def save(path, iteration, time='20240101_000000', **changes):
@@ -73,8 +73,8 @@ def test_nothing_there(tmp_path):
 def test_write_whole_replaces_and_keeps_the_usual_rights(tmp_path):
     plain, whole = tmp_path / 'plain', tmp_path / 'folder' / 'whole'
     plain.write_bytes(b'')
-    write_whole(whole, b'one')
-    get_file_backend(backend_args=dict(backend='whole_local')).put(b'two', whole)
+    write_durably(whole, b'one')
+    get_file_backend(backend_args=dict(backend='durable_local')).put(b'two', whole)
     assert whole.read_bytes() == b'two'
     assert whole.stat().st_mode == plain.stat().st_mode
     assert [path.name for path in whole.parent.iterdir()] == ['whole']
@@ -82,7 +82,7 @@ def test_write_whole_replaces_and_keeps_the_usual_rights(tmp_path):
 
 def test_failed_write_leaves_the_old_file(tmp_path):
     target = tmp_path / 'target'
-    write_whole(target, b'old')
+    write_durably(target, b'old')
     with pytest.raises(TypeError):
-        write_whole(target, 'no bytes')
+        write_durably(target, 'no bytes')
     assert target.read_bytes() == b'old' and [path.name for path in tmp_path.iterdir()] == ['target']

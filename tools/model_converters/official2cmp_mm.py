@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 
 import cmp_mm
-from cmp_mm.engine.checkpoint_files import write_whole
+from cmp_mm.engine.checkpoint_files import write_durably
 from cmp_mm.engine.checkpoint_loading import CheckpointError, load_checkpoint_file, state_dict_of
 from cmp_mm.models.official import OfficialFormatError, convert_official
 from cmp_mm.registry import MODELS
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         meta = dict(cmp_mm_version=cmp_mm.__version__, source=os.path.basename(args.src), model=config)
         buffer = io.BytesIO()
         torch.save(dict(meta=meta, state_dict=state), buffer)
-        write_whole(args.dst, buffer.getvalue())
+        write_durably(args.dst, buffer.getvalue())
         reloaded = state_dict_of(load_checkpoint_file(args.dst, 'cpu'))
     except OfficialFormatError as error:
         print(f'error: {args.src}: {error}', file=sys.stderr)
