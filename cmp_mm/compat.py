@@ -34,6 +34,12 @@ from collections.abc import Callable, Sequence
 FLOORS = {'torch': '2.1', 'mmengine': '0.10.4', 'mmcv': '2.0.1', 'numpy': '1.22'}
 CEILINGS = {'torch': '3', 'mmengine': '1', 'mmcv': '3', 'numpy': '3'}
 
+# By name on PyPI. mmpose declares chumpy, which does not build today and is never imported.
+INSTALL_COMMANDS = {
+    'mmsegmentation': "pip install 'cmp_mm[mmseg]'",
+    'mmpose': "pip install 'cmp_mm[mmpose]' && pip install --no-deps 'mmpose>=1.3,<2'",
+    'mmdet': "pip install 'cmp_mm[mmdet]'",
+}
 COMPILED_MMCV_COMMAND = (
     "pip uninstall -y mmcv-lite && pip install 'setuptools<82' wheel && "
     "pip install --no-build-isolation 'mmcv==2.1.0'"
@@ -160,8 +166,15 @@ def _module_name(package: str) -> str:
 
 
 def is_installed(package: str) -> bool:
-    """Whether a package, named as on PyPI, can be imported."""
-    return importlib.util.find_spec(_module_name(package)) is not None
+    """Whether a package, named as on PyPI, can be imported.
+
+    Raises:
+        ModuleNotFoundError: it cannot, and is one whose command is known; mmengine would say less.
+    """
+    found = importlib.util.find_spec(_module_name(package)) is not None
+    if not found and package in INSTALL_COMMANDS:
+        raise ModuleNotFoundError(f'{package} is not installed: {INSTALL_COMMANDS[package]}')
+    return found
 
 
 def get_installed_path(package: str) -> str:

@@ -5,18 +5,13 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cmp_mm.compat import installed_version, version_tuple
+from cmp_mm.compat import INSTALL_COMMANDS, installed_version, version_tuple
 
-# module: (distribution, first version, first version not taken, command)
+# module: (distribution, first version, first version not taken)
 PACKAGES = {
-    'mmseg': ('mmsegmentation', '1.2', '2', "pip install 'cmp_mm[mmseg]'"),
-    'mmpose': (
-        'mmpose',
-        '1.3',
-        '2',
-        "pip install 'cmp_mm[mmpose]' && pip install --no-deps 'mmpose>=1.3,<2'",
-    ),
-    'mmdet': ('mmdet', '3.2', '4', "pip install 'cmp_mm[mmdet]'"),
+    'mmseg': ('mmsegmentation', '1.2', '2'),
+    'mmpose': ('mmpose', '1.3', '2'),
+    'mmdet': ('mmdet', '3.2', '4'),
 }
 
 # What a data root holds, by dataset class.
@@ -48,7 +43,8 @@ def check_package(module: str) -> None:
     """
     if module not in PACKAGES:
         return
-    name, floor, ceiling, command = PACKAGES[module]
+    name, floor, ceiling = PACKAGES[module]
+    command = INSTALL_COMMANDS[name]
     if importlib.util.find_spec(module) is None:
         raise ImportError(f'{name} is not installed: {command}')
     found = installed_version(name)

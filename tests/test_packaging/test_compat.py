@@ -107,6 +107,18 @@ def test_amends_an_mmengine_imported_before_or_after():
         """)
 
 
+def test_config_base_of_a_missing_package_gives_the_command(tmp_path):
+    (tmp_path / 'mine.py').write_text("_base_ = 'mmpose::_base_/default_runtime.py'")
+    result = run_code(f"""
+        import cmp_mm, importlib.util
+        find_spec = importlib.util.find_spec
+        importlib.util.find_spec = lambda name, *rest: None if name == 'mmpose' else find_spec(name, *rest)
+        from mmengine.config import Config
+        Config.fromfile({str(tmp_path / 'mine.py')!r})
+    """)
+    assert "mmpose is not installed: pip install 'cmp_mm[mmpose]'" in result.stderr
+
+
 def test_installing_twice_changes_nothing():
     passes("""
         import cmp_mm, sys

@@ -1,0 +1,295 @@
+"""Train one downstream config from several initialisations and seeds, and compare what it reaches.
+
+    python tools/benchmarks/compare_inits.py configs/downstream/mmseg/cmp_fcn_r18-d8_1xb8-1k_ccp-160x160.py \
+        --inits random cmp.pth walker=other.pth --seeds 3 --data-root data/ccp --frozen
+
+Every run trains in a folder of its own (config, log, checkpoints) and is skipped once its result is there, so
+the same command continues what was interrupted. In the end OUT holds ``table.md``, ``results.json`` and
+``curves.png``. The figure compared is the last validation's, not the best one's: choosing the best would
+choose by the validation set.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, DictAction
+
+import cmp_mm
+from cmp_mm.downstream import check_config
+from cmp_mm.engine import write_whole
+
+ROOT = Path(__file__).resolve().parents[2]
+METRICS = {'mmseg': 'mIoU', 'mmpose': 'coco/AP', 'mmdet': 'coco/segm_mAP'}
+# Backbones freeze by number of stages; these are all of them.
+ALL_STAGES = {'cmp_mm.AlexNetFCN': 7, 'cmp_mm.ResNet': 4, 'ResNet': 4}
+NAMED = ('random', 'imagenet', 'cmp')
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        epilog='OUT/table.md, results.json and curves.png are the result.',
+    )
+    parser.add_argument('config', help='a config of configs/downstream')
+    parser.add_argument(
+        '--inits', nargs='+', default=['random', 'cmp'], help='random, imagenet, cmp, FILE or LABEL=FILE'
+    )
+    parser.add_argument('--seeds', type=int, default=3, help='runs per initialisation, seeds 0, 1, ...')
+    parser.add_argument(
+        '--frozen', action='store_true', help='also with the backbone frozen (linear for FCN)'
+    )
+    parser.add_argument('--out', type=Path, help='default: work_dirs/compare_inits/CONFIG')
+    parser.add_argument('--data-root', help='data root of every data set in the config')
+    parser.add_argument('--metric', help='key of the validation log; default by package: mIoU, coco/AP, ...')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, default={}, help='as for tools/train.py'
+    )
+    return parser.parse_args()
+
+
+def parse_init(text: str) -> tuple[str, str]:
+    """Label and source of one ``--inits`` entry.
+
+    Raises:
+        ValueError: neither a known name nor a file.
+    """
+    label, _, source = text.rpartition('=')
+    if source in NAMED or '://' in source:
+        return label or source, source
+    if not Path(source).is_file():
+        raise ValueError(f'--inits {text}: expected {", ".join(NAMED)}, FILE or LABEL=FILE; no such file')
+    return label or Path(source).stem, str(Path(source).resolve())
+
+
+def freeze(cfg: Config) -> None:
+    """Freeze the whole backbone; a plain FCN head becomes one linear classifier per pixel.
+
+    Raises:
+        ValueError: a backbone whose stages are not known here.
+    """
+    backbone = cfg.model.backbone
+    if backbone.type not in ALL_STAGES:
+        raise ValueError(f'--frozen knows {", ".join(ALL_STAGES)}; the backbone is {backbone.type}')
+    backbone.frozen_stages = ALL_STAGES[backbone.type]
+    head = cfg.model.get('decode_head')
+    if head and head.type == 'FCNHead':
+        head.update(num_convs=0, concat_input=False, channels=head.in_channels)
+        cfg.model.auxiliary_head = None
+
+
+def set_data_root(dataset: Any, root: str) -> None:
+    """Set the data root of a data set config and of those inside it."""
+    if not isinstance(dataset, dict):
+        return
+    if 'data_root' in dataset:
+        dataset['data_root'] = root
+    set_data_root(dataset.get('dataset'), root)
+    for part in dataset.get('datasets') or ():
+        set_data_root(part, root)
+
+
+def make_config(args: argparse.Namespace, source: str, seed: int, mode: str) -> Config:
+    """The config of one run."""
+    cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options)
+    cfg.model.backbone.init_cfg.source = source
+    cfg.randomness = dict(seed=seed)
+    if args.data_root:
+        for split in ('train', 'val', 'test'):
+            set_data_root((cfg.get(f'{split}_dataloader') or {}).get('dataset'), args.data_root)
+            evaluator = cfg.get(f'{split}_evaluator')
+            if isinstance(evaluator, dict) and evaluator.get('ann_file'):
+                evaluator['ann_file'] = str(Path(args.data_root) / Path(evaluator['ann_file']).name)
+    if mode == 'frozen':
+        freeze(cfg)
+    return cfg
+
+
+def fingerprint(cfg: Config, source: str) -> str:
+    """Changes when the run would be another one: its config, or the weights it starts from."""
+    digest = hashlib.sha256(cfg.pretty_text.encode())
+    files = Path('checkpoints').glob('cmp_*_backbone.pth') if source == 'cmp' else [Path(source)]
+    for file in sorted(file for file in files if file.is_file()):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def read_curve(folder: Path, metric: str) -> list[tuple[int, float]]:
+    """(step, value) of every validation in a work folder, also if the run was resumed."""
+    values = {}
+    for file in sorted(folder.glob('*/vis_data/scalars.json')):
+        for line in file.read_text(encoding='utf-8').splitlines():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # the last line of a killed run
+            if metric in entry and 'step' in entry:
+                values[int(entry['step'])] = float(entry[metric])
+    return sorted(values.items())
+
+
+def train(cfg: Config, folder: Path, prefix: str) -> None:
+    """Run ``tools/train.py`` on a config, show its progress, keep its log.
+
+    Raises:
+        RuntimeError: it failed; with the end of its log.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    cfg.dump(folder / 'config.py')
+    command = [sys.executable, str(ROOT / 'tools' / 'train.py'), str(folder / 'config.py')]
+    command += ['--work-dir', str(folder), '--resume']
+    log = folder / 'console.log'
+    environment = {**os.environ, 'PYTHONUNBUFFERED': '1'}
+    with open(log, 'a', encoding='utf-8') as file:
+        process = subprocess.Popen(
+            command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
+        )
+        for line in process.stdout:
+            file.write(line)
+            progress = re.search(r'((?:Iter|Epoch)\((?:train|val)\).*)', line)
+            if progress:
+                print(f'{prefix} {progress[1][:100]}', flush=True)
+    if process.wait() != 0:
+        end = ''.join(log.read_text(encoding='utf-8').splitlines(keepends=True)[-8:])
+        raise RuntimeError(f'{prefix} failed; the end of {log}:\n{end}')
+
+
+def summarize(results: Iterable[dict]) -> list[dict]:
+    """Mean, spread and values per initialisation and mode, in the order of first appearance."""
+    groups: dict[tuple[str, str], list[float]] = {}
+    for result in results:
+        groups.setdefault((result['mode'], result['init']), []).append(result['final'])
+    return [
+        dict(
+            mode=mode,
+            init=init,
+            mean=statistics.mean(values),
+            # One seed has no spread; 0 would claim that it is known.
+            std=statistics.stdev(values) if len(values) > 1 else None,
+            values=values,
+        )
+        for (mode, init), values in groups.items()
+    ]
+
+
+def render_table(rows: list[dict], metric: str) -> str:
+    """Markdown: mean and standard deviation over the seeds, and every value."""
+    lines = [f'| training | initialisation | {metric} | runs |', '| --- | --- | --- | --- |']
+    for row in rows:
+        spread = f' ± {row["std"]:.2f}' if row['std'] is not None else ''
+        values = ', '.join(f'{value:.2f}' for value in row['values'])
+        lines.append(f'| {row["mode"]} | {row["init"]} | {row["mean"]:.2f}{spread} | {values} |')
+    return '\n'.join(lines) + '\n'
+
+
+def plot(results: list[dict], metric: str, path: Path) -> None:
+    """Validation curves: a thin line per run, a thick one for the mean of each initialisation."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+
+    modes = list(dict.fromkeys(result['mode'] for result in results))
+    inits = list(dict.fromkeys(result['init'] for result in results))
+    figure, axes = plt.subplots(1, len(modes), figsize=(6 * len(modes), 4), squeeze=False)
+    for axis, mode in zip(axes[0], modes, strict=True):
+        for number, init in enumerate(inits):
+            curves = [dict(r['curve']) for r in results if r['mode'] == mode and r['init'] == init]
+            for curve in curves:
+                axis.plot(list(curve), list(curve.values()), color=f'C{number}', alpha=0.3, linewidth=1)
+            steps = sorted(set.intersection(*map(set, curves))) if curves else []
+            means = [statistics.mean(curve[step] for curve in curves) for step in steps]
+            axis.plot(steps, means, color=f'C{number}', linewidth=2, marker='o', label=init)
+        axis.set(title=mode, xlabel='iteration or epoch', ylabel=metric)
+        axis.legend()
+    figure.tight_layout()
+    temporary = path.with_name(f'.{path.name}')
+    figure.savefig(temporary, format='png', dpi=120)
+    plt.close(figure)
+    os.replace(temporary, path)
+
+
+def machine() -> dict[str, Any]:
+    """What it was run on, as far as it matters for repeating it."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return dict(
+        cmp_mm=cmp_mm.__version__,
+        torch=torch.__version__,
+        python=platform.python_version(),
+        cores=os.cpu_count(),
+        gpu=gpu,
+    )
+
+
+def main() -> int:
+    """Run what is missing, then write table, plot and JSON."""
+    args = parse_args()
+    out = args.out or Path('work_dirs/compare_inits') / Path(args.config).stem
+    try:
+        inits = dict(parse_init(text) for text in args.inits)
+        base = make_config(args, 'random', 0, 'fine-tuned')
+        check_config(base)
+    except (ValueError, OSError, ImportError) as error:
+        print(f'compare_inits: {error}', file=sys.stderr)
+        return 2
+    metric = args.metric or METRICS.get(base.get('default_scope'))
+    if metric is None:
+        print(
+            f'compare_inits: name the --metric; scope {base.get("default_scope")!r} has none', file=sys.stderr
+        )
+        return 2
+    modes = ['fine-tuned', 'frozen'] if args.frozen else ['fine-tuned']
+    runs = [(mode, init, seed) for seed in range(args.seeds) for mode in modes for init in inits]
+    results, spent, trained = [], 0.0, 0
+    for number, (mode, init, seed) in enumerate(runs):
+        prefix = f'[{number + 1}/{len(runs)}] {mode} {init} seed {seed}:'
+        folder = out / mode / init / f'seed{seed}'
+        try:
+            cfg = make_config(args, inits[init], seed, mode)
+            stamp = fingerprint(cfg, inits[init])
+            file = folder / f'result-{stamp}.json'
+            if not file.exists():
+                started = time.monotonic()
+                folder = folder / stamp
+                train(cfg, folder, prefix)
+                curve = read_curve(folder, metric)
+                if not curve:
+                    raise RuntimeError(
+                        f'{prefix} no {metric!r} in the log of {folder}; name another --metric'
+                    )
+                seconds = time.monotonic() - started
+                result = dict(mode=mode, init=init, seed=seed, source=inits[init], seconds=round(seconds, 1))
+                result.update(final=curve[-1][1], best=max(value for _, value in curve), curve=curve)
+                write_whole(file, json.dumps(result).encode())
+                spent, trained = spent + seconds, trained + 1
+        except (RuntimeError, ValueError) as error:
+            print(error, file=sys.stderr)
+            return 1
+        results.append(json.loads(file.read_text(encoding='utf-8')))
+        left = (len(runs) - number - 1) * spent / max(trained, 1)
+        print(f'{prefix} {metric} {results[-1]["final"]:.2f}; about {left / 60:.0f} min to go', flush=True)
+    rows = summarize(results)
+    table = render_table(rows, metric)
+    report = dict(config=args.config, metric=metric, machine=machine(), summary=rows, runs=results)
+    write_whole(out / 'table.md', table.encode())
+    write_whole(out / 'results.json', json.dumps(report, indent=1).encode())
+    plot(results, metric, out / 'curves.png')
+    print(f'\n{table}\n{out}/table.md, results.json, curves.png')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
