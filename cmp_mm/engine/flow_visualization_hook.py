@@ -1,14 +1,16 @@
 """Pictures while training: what the network propagates, on training batches and on validation images."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from mmengine.dist import is_main_process
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
+from torch.utils.data import DataLoader
 
 from cmp_mm.registry import HOOKS
 from cmp_mm.structures import FlowDataSample
@@ -24,7 +26,8 @@ class FlowVisualizationHook(Hook):
     Args:
         interval: iterations between training pictures; 0 draws none.
         num_train: images of the batch that are drawn each time.
-        num_val: images of the set that are drawn at each validation or test, the first ones.
+        num_val: images that are drawn at each validation or test, spread evenly over the set (its share of
+            the set on the main process), the same ones every time.
 
     Raises:
         ValueError: a number is negative.
@@ -37,7 +40,8 @@ class FlowVisualizationHook(Hook):
             if value < 0:
                 raise ValueError(f'{name} is {value}; expected 0 or more')
         self.interval, self.num_train, self.num_val = interval, num_train, num_val
-        self._drawn = 0
+        self._wanted: dict[int, int] = {}
+        self._seen = 0
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
@@ -62,12 +66,19 @@ class FlowVisualizationHook(Hook):
             self._draw(runner.visualizer, f'train_{number}', batch, number, sample, runner.iter + 1)
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Start counting the images of the set."""
-        self._drawn = 0
+        """Choose the images to draw."""
+        self._choose(runner.val_dataloader)
 
     def before_test_epoch(self, runner: Runner) -> None:
-        """Start counting the images of the set."""
-        self._drawn = 0
+        """Choose the images to draw."""
+        self._choose(runner.test_dataloader)
+
+    def _choose(self, dataloader: DataLoader) -> None:
+        # Neighbours in a set are frames of one video: the first few would all look the same.
+        mine = math.ceil(len(dataloader.dataset) / get_world_size())
+        places = np.unique(np.linspace(0, mine - 1, self.num_val).round().astype(int))
+        self._wanted = {place: number for number, place in enumerate(places.tolist())}
+        self._seen = 0
 
     def after_val_iter(
         self,
@@ -76,7 +87,7 @@ class FlowVisualizationHook(Hook):
         data_batch: dict | None = None,
         outputs: Sequence[FlowDataSample] | None = None,
     ) -> None:
-        """Draw validation images until there are ``num_val``."""
+        """Draw those of the batch that were chosen."""
         self._draw_outputs(runner, 'val', data_batch, outputs)
 
     def after_test_iter(
@@ -86,7 +97,7 @@ class FlowVisualizationHook(Hook):
         data_batch: dict | None = None,
         outputs: Sequence[FlowDataSample] | None = None,
     ) -> None:
-        """Draw test images until there are ``num_val``."""
+        """Draw those of the batch that were chosen."""
         self._draw_outputs(runner, 'test', data_batch, outputs)
 
     def _draw_outputs(
@@ -94,9 +105,11 @@ class FlowVisualizationHook(Hook):
     ) -> None:
         if not is_main_process():
             return
-        for number, sample in enumerate(outputs[: self.num_val - self._drawn]):
-            self._draw(runner.visualizer, f'{mode}_{self._drawn}', data_batch, number, sample, runner.iter)
-            self._drawn += 1
+        for number, sample in enumerate(outputs):
+            if self._seen in self._wanted:
+                name = f'{mode}_{self._wanted[self._seen]}'
+                self._draw(runner.visualizer, name, data_batch, number, sample, runner.iter)
+            self._seen += 1
 
     @staticmethod
     def _draw(

@@ -96,21 +96,31 @@ def test_modes_return_after_an_error(runner):
 
 
 @pytest.mark.parametrize('mode', ['val', 'test'])
-def test_the_first_images_of_the_set(runner, mode):
+def test_images_from_all_over_the_set(runner, mode):
     hook, runner.iter = FlowVisualizationHook(num_val=3), 50
+    setattr(runner, f'{mode}_dataloader', SimpleNamespace(dataset=range(7)))
     for _ in range(2):
         getattr(hook, f'before_{mode}_epoch')(runner)
-        for index, first in enumerate((0, 2, 4)):
-            batch = make_batch(2, first)
+        for index, first in enumerate((0, 2, 4, 6)):
+            batch = make_batch(min(2, 7 - first), first)
             getattr(hook, f'after_{mode}_iter')(runner, index, batch, batch['data_samples'])
     names = [(name, step, image[0, 0, 1]) for name, step, image, _ in runner.visualizer.pictures]
-    assert names == [(f'{mode}_{i}', 50, i) for i in range(3)] * 2
+    assert names == [(f'{mode}_{number}', 50, place) for number, place in enumerate((0, 3, 6))] * 2
+
+
+def test_fewer_images_than_wanted(runner):
+    hook, runner.val_dataloader = FlowVisualizationHook(num_val=5), SimpleNamespace(dataset=range(2))
+    hook.before_val_epoch(runner)
+    batch = make_batch(2)
+    hook.after_val_iter(runner, 0, batch, batch['data_samples'])
+    assert [name for name, *_ in runner.visualizer.pictures] == ['val_0', 'val_1']
 
 
 def test_switched_off(runner):
     hook = FlowVisualizationHook(interval=0, num_val=0)
     hook.after_train_iter(runner, 0, make_batch(1), None)
-    batch = make_batch(1)
+    batch, runner.val_dataloader = make_batch(1), SimpleNamespace(dataset=range(1))
+    hook.before_val_epoch(runner)
     hook.after_val_iter(runner, 0, batch, batch['data_samples'])
     assert not runner.visualizer.pictures
     with pytest.raises(ValueError, match='interval is -1'):

@@ -1,0 +1,220 @@
+"""Draw the loss and the validation error of runs, beside what interpolating the guidance gives.
+
+    python tools/analysis_tools/plot_curve.py work_dirs/NAME --out curve.png
+    python tools/analysis_tools/plot_curve.py work_dirs/A work_dirs/B --labels few many --out two.png
+
+A RUN is a work directory (a resumed run is read as one) or a scalars json file of mmengine.
+"""
+
+import argparse
+import io
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cmp_mm.flow import write_whole
+
+NETWORK = 'cmp'
+METRICS = {
+    'epe': 'end-point error (px)',
+    'fl': 'Fl: over 3 px and 5 % (% of pixels)',
+    'angular': 'angular error (degrees)',
+    'bin_acc': 'right bins (%)',
+}
+COLOURS = ('#1f5fbf', '#d1495b', '#2e8b57', '#8d5fd3', '#e08a1e', '#3f3f3f')
+DASHES = ((4, 2), (1, 1.5), (6, 2, 1, 2), (2, 2))
+# Series: key -> (steps, values), in order of the steps.
+Series = dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('runs', nargs='+', type=Path, metavar='RUN', help='work directories or json files')
+    parser.add_argument('--out', type=Path, required=True, help='picture to write: .png, .svg or .pdf')
+    parser.add_argument('--labels', nargs='+', help='names of the runs (default: their folders)')
+    parser.add_argument('--metric', choices=sorted(METRICS), default='epe', help='default: epe')
+    parser.add_argument('--title', help='line above the picture')
+    args = parser.parse_args(argv)
+    if args.labels and len(args.labels) != len(args.runs):
+        parser.error(f'{len(args.labels)} labels for {len(args.runs)} runs; expected one for each')
+    if args.out.suffix not in ('.png', '.svg', '.pdf'):
+        parser.error(f'--out is {args.out}; expected a name that ends in .png, .svg or .pdf')
+    return args
+
+
+def scalar_files(run: Path) -> list[Path]:
+    """The scalars files of a run, oldest first.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if run.is_file():
+        return [run]
+    # mmengine names a start's folder by its time; scalars.json lies in vis_data below it.
+    found = sorted(run.glob('*/vis_data/scalars.json')) or sorted(run.glob('**/scalars.json'))
+    if not found:
+        raise FileNotFoundError(f'{run}: no scalars.json in it; expected a work directory of train.py')
+    return found
+
+
+def read_run(files: Sequence[Path]) -> Series:
+    """Read the scalars of one run from the files of all its starts.
+
+    A later start replaces what an earlier one logged from its first step on: a killed run is logged past its
+    last checkpoint, and those iterations are run again. The last line of a killed run may be torn.
+
+    Args:
+        files: in order of time.
+
+    Returns:
+        key -> (steps, values), both (N,), of every number that is logged with a step.
+    """
+    rows: list[tuple[int, dict]] = []
+    for file in files:
+        fresh = []
+        for line in file.read_text().splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict) and isinstance(row.get('step'), int):
+                fresh.append((row['step'], row))
+        if fresh:
+            first = min(step for step, _ in fresh)
+            rows = [row for row in rows if row[0] < first] + fresh
+    series: dict[str, dict[int, float]] = {}
+    for step, row in rows:
+        for key, value in row.items():
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                series.setdefault(key, {})[step] = float(value)
+    return {
+        key: (np.array(sorted(points)), np.array([points[step] for step in sorted(points)]))
+        for key, points in series.items()
+    }
+
+
+def baselines(run: Series, metric: str) -> dict[str, float]:
+    """The baselines' errors in a run: name -> value, the best first. They do not change while training."""
+    found = {
+        key.removesuffix(f'/{metric}'): float(values[-1])
+        for key, (_, values) in run.items()
+        if key.endswith(f'/{metric}') and key != f'{NETWORK}/{metric}'
+    }
+    return dict(sorted(found.items(), key=lambda item: -item[1] if metric == 'bin_acc' else item[1]))
+
+
+def smooth(values: np.ndarray, window: int) -> np.ndarray:
+    """Mean over up to ``window`` neighbours, fewer at the ends: (N,) to (N,)."""
+    kernel = np.ones(min(window, len(values)))
+    return np.convolve(values, kernel, 'same') / np.convolve(np.ones(len(values)), kernel, 'same')
+
+
+def draw(runs: dict[str, Series], metric: str, title: str | None, suffix: str) -> bytes:
+    """Draw the runs: the loss above, the validation metric below.
+
+    Args:
+        runs: label -> series.
+        metric: key of ``METRICS``.
+        title: line above, or None.
+        suffix: 'png', 'svg' or 'pdf'.
+
+    Returns:
+        The file's content.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 6.5), layout='constrained')
+    FigureCanvasAgg(figure)
+    above, below = figure.subplots(2, 1, sharex=True)
+    references = [baselines(run, metric) for run in runs.values()]
+    for number, (label, run) in enumerate(runs.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        if 'loss' in run:
+            steps, loss = run['loss']
+            above.plot(steps, loss, color=colour, alpha=0.25, linewidth=0.8)
+            above.plot(steps, smooth(loss, max(1, len(loss) // 40)), color=colour, linewidth=1.6, label=label)
+        if f'{NETWORK}/{metric}' in run:
+            steps, values = run[f'{NETWORK}/{metric}']
+            below.plot(steps, values, color=colour, marker='o', markersize=3.5, linewidth=1.6, label=label)
+        for kind, (name, value) in enumerate(sorted(baselines(run, metric).items())):
+            # Runs on the same data and guidance share a baseline: it is drawn once, and in grey.
+            same = all(math.isclose(one.get(name, math.nan), value, rel_tol=1e-6) for one in references)
+            if same and number > 0:
+                continue
+            style = dict(
+                color='#555555' if same else colour, dashes=DASHES[kind % len(DASHES)], linewidth=1.1
+            )
+            below.axhline(value, label=f'{name} {value:.2f}', **style)
+    above.set_ylabel('training loss')
+    below.set_ylabel(f'validation {METRICS[metric]}')
+    below.set_xlabel('iteration')
+    for axes in (above, below):
+        axes.grid(alpha=0.25)
+        axes.spines[['top', 'right']].set_visible(False)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8, loc='best', ncols=2, framealpha=0.85, edgecolor='none')
+    if metric != 'bin_acc':
+        # The first validations may be far off; what counts lies around the baselines.
+        highest = below.get_ylim()[1]
+        worst = max((value for one in references for value in one.values()), default=0)
+        below.set_ylim(0, min(highest, 2 * worst) if worst > 0 else highest)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    data = io.BytesIO()
+    figure.savefig(data, format=suffix, dpi=130)
+    return data.getvalue()
+
+
+def describe(label: str, run: Series, metric: str) -> str:
+    """One line: the best validation of a run beside its baselines."""
+    key = f'{NETWORK}/{metric}'
+    if key not in run or not np.isfinite(run[key][1]).any():
+        return f'{label}: no validation in its log'
+    steps, values = run[key]
+    best = int(np.nanargmax(values) if metric == 'bin_acc' else np.nanargmin(values))
+    others = ' | '.join(f'{name} {value:.3f}' for name, value in baselines(run, metric).items())
+    last = '' if best == len(values) - 1 else f', last {values[-1]:.3f} at {steps[-1]}'
+    return f'{label}: {metric} {values[best]:.3f} at iteration {steps[best]}{last} | {others}'.removesuffix(
+        ' | '
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw; 0 if done, 2 if a run cannot be read or the picture not be written."""
+    args = parse_args(argv)
+    labels = args.labels or [(run if run.is_dir() else run.parent).resolve().name for run in args.runs]
+    if len(set(labels)) < len(labels):
+        labels = [str(run) for run in args.runs]
+    try:
+        runs = {label: read_run(scalar_files(run)) for label, run in zip(labels, args.runs, strict=True)}
+        empty = [
+            label
+            for label, run in runs.items()
+            if 'loss' not in run and f'{NETWORK}/{args.metric}' not in run
+        ]
+        if empty:
+            raise ValueError(
+                f'{empty[0]}: neither loss nor {NETWORK}/{args.metric} in its log; nothing to draw'
+            )
+        picture = draw(runs, args.metric, args.title, args.out.suffix[1:])
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole([(args.out, picture)])
+    except (OSError, ValueError) as error:
+        print(f'plot_curve.py: error: {error}', file=sys.stderr)
+        return 2
+    for label, run in runs.items():
+        print(describe(label, run, args.metric))
+    print(args.out)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
