@@ -1,0 +1,22 @@
+# AlexNet on YFCC100M, 8 GPUs: the reference's "alexnet yfcc voc 8gpu".
+_base_ = [
+    '../_base_/models/cmp_alexnet_plain.py',
+    '../_base_/datasets/yfcc_flow_384x384.py',
+    '../_base_/schedules/sgd_step_140k.py',
+    '../_base_/default_runtime.py',
+]
+
+# bg_ratio is a grid of stride 80.
+guidance = dict(
+    type='SampleGuidance',
+    strategies=[dict(type='watershed', kernel_size=41), dict(type='grid', bg_ratio=1.5625e-4)],
+    max_points=150,
+)
+train_pipeline, val_pipeline = _base_.train_pipeline, _base_.val_pipeline
+train_pipeline[-2] = val_pipeline[-2] = guidance
+train_dataloader = dict(batch_size=12, dataset=dict(pipeline=train_pipeline))
+val_dataloader = test_dataloader = dict(dataset=dict(pipeline=val_pipeline))
+val_evaluator = test_evaluator = dict(codec=_base_.model.codec)
+
+# 8 GPUs x 12 samples
+auto_scale_lr = dict(enable=False, base_batch_size=96)

@@ -1,0 +1,22 @@
+# ResNet-50 on YFCC100M: the reference's "resnet50 yfcc voc".
+_base_ = [
+    '../_base_/models/cmp_resnet50_plain.py',
+    '../_base_/datasets/yfcc_flow_320x320.py',
+    '../_base_/schedules/sgd_step_42k.py',
+    '../_base_/default_runtime.py',
+]
+
+# bg_ratio is a grid of stride 165.
+guidance = dict(
+    type='SampleGuidance',
+    strategies=[dict(type='watershed', kernel_size=67), dict(type='grid', bg_ratio=3.629e-5)],
+    max_points=-1,
+)
+train_pipeline, val_pipeline = _base_.train_pipeline, _base_.val_pipeline
+train_pipeline[-2] = val_pipeline[-2] = guidance
+train_dataloader = dict(batch_size=10, dataset=dict(pipeline=train_pipeline))
+val_dataloader = test_dataloader = dict(dataset=dict(pipeline=val_pipeline))
+val_evaluator = test_evaluator = dict(codec=_base_.model.codec)
+
+# 16 GPUs x 10 samples
+auto_scale_lr = dict(enable=False, base_batch_size=160)

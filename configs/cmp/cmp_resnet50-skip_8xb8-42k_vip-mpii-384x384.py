@@ -1,0 +1,23 @@
+# ResNet-50 with the skip-layer decoder on VIP and MPII, for guided video and annotation:
+# the reference's "resnet50 vip+mpii (demo)".
+_base_ = [
+    '../_base_/models/cmp_resnet50_skip.py',
+    '../_base_/datasets/vip-mpii_flow_384x384.py',
+    '../_base_/schedules/sgd_step_42k.py',
+    '../_base_/default_runtime.py',
+]
+
+# bg_ratio is a grid of stride 131.
+guidance = dict(
+    type='SampleGuidance',
+    strategies=[dict(type='watershed', kernel_size=41), dict(type='grid', bg_ratio=5.74e-5)],
+    max_points=-1,
+)
+train_pipeline, val_pipeline = _base_.train_pipeline, _base_.val_pipeline
+train_pipeline[-2] = val_pipeline[-2] = guidance
+train_dataloader = dict(batch_size=8, dataset=dict(pipeline=train_pipeline))
+val_dataloader = test_dataloader = dict(dataset=dict(pipeline=val_pipeline))
+val_evaluator = test_evaluator = dict(codec=_base_.model.codec)
+
+# 8 GPUs x 8 samples
+auto_scale_lr = dict(enable=False, base_batch_size=64)

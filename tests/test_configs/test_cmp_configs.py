@@ -1,0 +1,204 @@
+"""Every number of the pretraining configs against a table of the reference's experiments."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from mmengine.config import Config
+from torch import nn
+
+from cmp_mm.guidance import grid_stride
+from cmp_mm.registry import MODELS, TRANSFORMS
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / 'configs' / 'cmp').glob('*.py'))
+YFCC, YOUTUBE, VIP, MPII = 'data/yfcc/', 'data/youtube9k/', 'data/VIP/', 'data/MPII/'
+# config: encoder, decoder, combo, data, crop, short side, K, bg_ratio, stride, cap, batch, GPUs, iterations
+FAITHFUL = {
+    'cmp_alexnet-plain_16xb12-70k_yfcc-384x384': (
+        *('AlexNetFCN', 'PlainDecoder', (1, 2, 4), [YFCC]),
+        *(384, 416, 41, 1.5625e-4, 80, 150, 12, 16, 70_000),
+    ),
+    'cmp_alexnet-plain_8xb12-140k_yfcc-384x384': (
+        *('AlexNetFCN', 'PlainDecoder', (1, 2, 4), [YFCC]),
+        *(384, 416, 41, 1.5625e-4, 80, 150, 12, 8, 140_000),
+    ),
+    'cmp_alexnet-plain_16xb12-140k_yfcc-youtube-384x384': (
+        *('AlexNetFCN', 'PlainDecoder', (1, 2, 4), [YFCC, YOUTUBE]),
+        *(384, 416, 81, 2.5e-5, 200, 150, 12, 16, 140_000),
+    ),
+    'cmp_resnet50-plain_16xb10-42k_yfcc-320x320': (
+        *('ResNet', 'PlainDecoder', (1, 2, 4), [YFCC]),
+        *(320, 416, 67, 3.629e-5, 165, -1, 10, 16, 42_000),
+    ),
+    'cmp_resnet50-plain_16xb16-42k_yfcc-256x256': (
+        *('ResNet', 'PlainDecoder', (1, 2, 4), [YFCC]),
+        *(256, 333, 49, 5.632e-5, 133, -1, 16, 16, 42_000),
+    ),
+    'cmp_resnet50-plain_16xb10-70k_yfcc-youtube-vip-mpii-320x320': (
+        *('ResNet', 'PlainDecoder', (1, 2, 4), [YFCC, YOUTUBE, VIP, MPII]),
+        *(320, 416, 15, 1.5625e-4, 80, -1, 10, 16, 70_000),
+    ),
+    'cmp_resnet50-skip_8xb8-42k_vip-mpii-384x384': (
+        *('ResNet', 'SkipDecoder', (1, 2, 4, 8), [VIP, MPII]),
+        *(384, 416, 41, 5.74e-5, 131, -1, 8, 8, 42_000),
+    ),
+}
+# modern config: the faithful one it goes with, batch, GPUs
+MODERN = {
+    'cmp_alexnet-plain_modern-8xb24-amp-coslr-70k_yfcc-384x384': (
+        *('cmp_alexnet-plain_16xb12-70k_yfcc-384x384', 24, 8),
+    ),
+    'cmp_resnet50-plain_modern-8xb20-amp-coslr-42k_yfcc-320x320': (
+        *('cmp_resnet50-plain_16xb10-42k_yfcc-320x320', 20, 8),
+    ),
+    'cmp_resnet50-skip_modern-8xb8-amp-coslr-42k_vip-mpii-384x384': (
+        *('cmp_resnet50-skip_8xb8-42k_vip-mpii-384x384', 8, 8),
+    ),
+}
+
+
+def load(name):
+    return Config.fromfile(ROOT / 'configs' / 'cmp' / f'{name}.py')
+
+
+def step(pipeline, kind):
+    (found,) = [transform for transform in pipeline if transform.type == kind]
+    return found
+
+
+def data_roots(dataset):
+    return [source.data_root for source in dataset.sources] if 'sources' in dataset else [dataset.data_root]
+
+
+@pytest.mark.parametrize(('name', 'row'), FAITHFUL.items())
+def test_faithful_configs_hold_the_reference_s_numbers(name, row):
+    encoder, decoder, combo, data, crop, short_side, kernel, ratio, stride, cap, batch, gpus, iters = row
+    cfg = load(name)
+    model, train, val = cfg.model, cfg.train_dataloader, cfg.val_dataloader
+    assert (model.type, model.backbone.type, model.decoder.type) == ('CMP', encoder, decoder)
+    assert tuple(model.decoder.combo) == combo
+    assert model.guidance_encoder.stride == (32 if encoder == 'AlexNetFCN' else 8)
+    assert model.backbone.get('depth', 50) == 50
+    assert (model.codec.num_bins, model.codec.max_flow, model.decoder.out_channels) == (99, 50.0, 198)
+    assert model.loss.type == 'QuantizedFlowLoss'
+    assert model.get('use_guidance', True)
+    preprocessor = model.data_preprocessor
+    assert list(preprocessor['mean']) == [123.675, 116.28, 103.53]
+    assert list(preprocessor['std']) == [58.395, 57.12, 57.375]
+    assert preprocessor.bgr_to_rgb
+
+    assert data_roots(train.dataset) == data
+    for loader, cropping in ((train, 'FlowRandomCrop'), (val, 'FlowCenterCrop')):
+        pipeline = loader.dataset.pipeline
+        assert step(pipeline, 'FlowResize').short_side == short_side
+        assert tuple(step(pipeline, cropping).size) == (crop, crop)
+        guidance = step(pipeline, 'SampleGuidance')
+        watershed, grid = guidance.strategies
+        assert (watershed.type, watershed.kernel_size) == ('watershed', kernel)
+        assert (grid.type, grid.bg_ratio) == ('grid', ratio)
+        assert grid_stride(grid.bg_ratio) == stride
+        assert guidance.max_points == cap
+        # Flip, reverse, scale and rotation are off in the reference.
+        assert len(pipeline) == 6
+    assert train.batch_size == batch
+    assert f'_{gpus}xb{batch}-{iters // 1000}k_' in name
+    assert f'{crop}x{crop}' in name
+    assert cfg.auto_scale_lr.base_batch_size == gpus * batch
+
+    wrapper = cfg.optim_wrapper
+    assert wrapper.type == 'OptimWrapper'
+    assert dict(wrapper.optimizer) == dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4)
+    (schedule,) = cfg.param_scheduler
+    assert (schedule.type, schedule.by_epoch, schedule.gamma) == ('MultiStepLR', False, 0.1)
+    assert list(schedule.milestones) == [iters * 4 // 7, iters * 6 // 7]
+    assert cfg.train_cfg.max_iters == iters
+    assert dict(model.init_cfg) == dict(type='cmp_mm.ReferenceInit', gain=0.02)
+    assert 'sync_bn' not in cfg
+    assert 'modern' not in name
+
+
+@pytest.mark.parametrize(('name', 'row'), MODERN.items())
+def test_modern_configs_differ_in_the_recipe_alone(name, row):
+    base, batch, gpus = row
+    cfg, faithful = load(name), load(base)
+    assert cfg.model == faithful.model
+    assert cfg.train_dataloader.dataset == faithful.train_dataloader.dataset
+    assert cfg.val_dataloader == faithful.val_dataloader
+    assert cfg.auto_scale_lr == faithful.auto_scale_lr
+    assert gpus * batch == cfg.auto_scale_lr.base_batch_size
+    assert cfg.train_dataloader.batch_size == batch
+    assert f'modern-{gpus}xb{batch}-amp-coslr-' in name
+    assert (cfg.optim_wrapper.type, cfg.optim_wrapper.dtype) == ('AmpOptimWrapper', 'bfloat16')
+    assert (cfg.sync_bn, cfg.compile) == ('torch', False)
+    warmup, cosine = cfg.param_scheduler
+    assert (warmup.type, cosine.type) == ('LinearLR', 'CosineAnnealingLR')
+    assert (warmup.begin, warmup.end, cosine.begin, cosine.end) == (0, 1000, 1000, cfg.train_cfg.max_iters)
+    assert cfg.train_cfg.max_iters == faithful.train_cfg.max_iters
+
+
+@pytest.mark.parametrize('name', [path.stem for path in CONFIGS if path.stem.startswith('walker')])
+def test_walker_is_the_same_experiment_without_guidance(name):
+    cfg, cmp = load(name), load(name.replace('walker_', 'cmp_'))
+    assert cfg.model.pop('use_guidance') is False
+    assert cfg.to_dict() == cmp.to_dict()
+
+
+def test_walker_is_there_for_both_encoders():
+    assert sum(path.stem.startswith('walker') for path in CONFIGS) == 2
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_every_config_builds(path):
+    cfg = Config.fromfile(path)
+    if cfg.model.backbone.type.startswith('mmseg.') and importlib.util.find_spec('mmseg') is None:
+        pytest.skip('needs mmseg')
+    # Shapes are all that a config decides, so nothing is allocated.
+    with torch.device('meta'):
+        model = MODELS.build({**cfg.model, 'data_preprocessor': nn.Identity()})
+        output = model(dict(image=torch.empty(1, 3, 256, 256), guidance=torch.empty(1, 4, 256, 256)))
+    assert output.shape[:2] == (1, cfg.model.decoder.out_channels)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        assert all(TRANSFORMS.build(transform) for transform in loader.dataset.pipeline)
+    assert cfg.test_dataloader == cfg.val_dataloader
+    assert cfg.test_evaluator == cfg.val_evaluator
+    assert cfg.val_evaluator.codec == cfg.model.codec
+    assert cfg.default_scope == 'cmp_mm'
+
+
+def test_every_config_is_in_the_metafile_with_its_parameters():
+    meta = yaml.safe_load((ROOT / 'configs' / 'cmp' / 'metafile.yml').read_text())
+    models = {model['Name']: model for model in meta['Models']}
+    assert set(models) == {path.stem for path in CONFIGS}
+    for name in (*FAITHFUL, *MODERN):
+        cfg = load(name)
+        with torch.device('meta'):
+            network = MODELS.build({**cfg.model, 'data_preprocessor': nn.Identity()})
+        assert models[name]['Metadata']['Parameters'] == sum(p.numel() for p in network.parameters())
+
+
+def test_no_figure_of_the_paper_is_given_as_our_own():
+    meta = yaml.safe_load((ROOT / 'configs' / 'cmp' / 'metafile.yml').read_text())
+    paper = {
+        48.0,
+        19.8,
+        39.7,
+        40.4,
+        42.9,
+        44.5,
+        69.0,
+        42.4,
+        54.6,
+        54.5,
+        59.0,
+        37.2,
+        34.1,
+        32.3,
+        29.8,
+        36.9,
+        40.2,
+    }
+    for model in meta['Models']:
+        assert not paper & {v for result in model['Results'] for v in (result['Metrics'] or {}).values()}
