@@ -153,7 +153,14 @@ def test_mask_rcnn_trains_on_coco_format(tmp_path, need, write_coco, resnet18_fi
     cfg.model.train_cfg.rpn_proposal.update(nms_pre=50, max_per_img=20)
     cfg.train_cfg.update(max_epochs=2, val_interval=9)
     cfg = quick(cfg, tmp_path / 'det')
-    for key in ('val_cfg', 'val_dataloader', 'val_evaluator', 'test_cfg', 'test_dataloader', 'test_evaluator'):
+    for key in (
+        'val_cfg',
+        'val_dataloader',
+        'val_evaluator',
+        'test_cfg',
+        'test_dataloader',
+        'test_evaluator',
+    ):
         cfg[key] = None
     runner = Runner.from_cfg(cfg)
     runner.train()

@@ -28,7 +28,7 @@ from mmengine.config import Config, DictAction
 
 import cmp_mm
 from cmp_mm.downstream import check_config
-from cmp_mm.engine import write_whole
+from cmp_mm.engine import write_durably
 
 ROOT = Path(__file__).resolve().parents[2]
 METRICS = {'mmseg': 'mIoU', 'mmpose': 'coco/AP', 'mmdet': 'coco/segm_mAP'}
@@ -273,7 +273,7 @@ def main() -> int:
                 seconds = time.monotonic() - started
                 result = dict(mode=mode, init=init, seed=seed, source=inits[init], seconds=round(seconds, 1))
                 result.update(final=curve[-1][1], best=max(value for _, value in curve), curve=curve)
-                write_whole(file, json.dumps(result).encode())
+                write_durably(file, json.dumps(result).encode())
                 spent, trained = spent + seconds, trained + 1
         except (RuntimeError, ValueError) as error:
             print(error, file=sys.stderr)
@@ -284,8 +284,8 @@ def main() -> int:
     rows = summarize(results)
     table = render_table(rows, metric)
     report = dict(config=args.config, metric=metric, machine=machine(), summary=rows, runs=results)
-    write_whole(out / 'table.md', table.encode())
-    write_whole(out / 'results.json', json.dumps(report, indent=1).encode())
+    write_durably(out / 'table.md', table.encode())
+    write_durably(out / 'results.json', json.dumps(report, indent=1).encode())
     plot(results, metric, out / 'curves.png')
     print(f'\n{table}\n{out}/table.md, results.json, curves.png')
     return 0

@@ -1,0 +1,137 @@
+"""Initialisations are compared run by run; what is done is not done again."""
+
+import importlib.util
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / 'tools' / 'benchmarks' / 'compare_inits.py'
+CONFIGS = ROOT / 'configs' / 'downstream' / 'mmseg'
+
+
+@pytest.fixture(scope='module')
+def tool():
+    spec = importlib.util.spec_from_file_location('compare_inits', SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def result(mode, init, final, seed=0):
+    return dict(mode=mode, init=init, seed=seed, final=final, curve=[(1, final / 2), (2, final)])
+
+
+def test_mean_and_spread(tool):
+    rows = tool.summarize([result('a', 'x', 10.0), result('a', 'x', 14.0, 1), result('a', 'y', 7.0)])
+    assert rows[0]['mean'] == 12 and rows[0]['std'] == pytest.approx(8**0.5)
+    assert rows[1]['std'] is None
+    table = tool.render_table(rows, 'mIoU')
+    assert '| a | x | 12.00 ± 2.83 | 10.00, 14.00 |' in table and '| a | y | 7.00 | 7.00 |' in table
+
+
+def test_plot_is_written_whole(tool, tmp_path):
+    tool.plot([result('a', 'x', 3.0), result('b', 'x', 4.0)], 'mIoU', tmp_path / 'curves.png')
+    assert (tmp_path / 'curves.png').read_bytes().startswith(b'\x89PNG')
+    assert [path.name for path in tmp_path.iterdir()] == ['curves.png']
+
+
+def test_curve_of_a_killed_and_resumed_run(tool, tmp_path):
+    for name, text in (
+        ('20200101_000000', '{"loss": 1.0, "step": 1}\n{"mIoU": 5.0, "step": 10}\n{"mIoU": 6.0, "st'),
+        ('20200101_000001', '{"mIoU": 7.0, "step": 20}\n{"mIoU": 8.0, "step": 30}\n'),
+    ):
+        (tmp_path / name / 'vis_data').mkdir(parents=True)
+        (tmp_path / name / 'vis_data' / 'scalars.json').write_text(text)
+    assert tool.read_curve(tmp_path, 'mIoU') == [(10, 5.0), (20, 7.0), (30, 8.0)]
+
+
+def test_inits(tool, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path('walker.pth').write_bytes(b'')
+    assert tool.parse_init('random') == ('random', 'random')
+    assert tool.parse_init('walker.pth') == ('walker', str(tmp_path / 'walker.pth'))
+    assert tool.parse_init('base=walker.pth') == ('base', str(tmp_path / 'walker.pth'))
+    with pytest.raises(ValueError, match='no such file'):
+        tool.parse_init('cpm')
+
+
+@pytest.mark.parametrize(
+    'name', ['cmp_fcn_r50-d8_1xb8-1k_ccp', 'cmp_fcn_r18-d8_1xb8-1k_ccp', 'cmp_fcn-32s_alexnet_1xb8-1k_ccp']
+)
+def test_frozen_is_one_linear_layer(tool, need, name):
+    need('mmseg')
+    from mmengine.registry import DefaultScope
+    from mmseg.registry import MODELS
+
+    cfg = Config.fromfile(CONFIGS / f'{name}-160x160.py')
+    tool.freeze(cfg)
+    cfg.model.backbone.pop('contract_dilation', None)
+    with DefaultScope.overwrite_default_scope('mmseg'), torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    model.train()
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {'decode_head.conv_seg.weight', 'decode_head.conv_seg.bias'}
+
+
+def test_another_file_is_another_run(tool, tmp_path):
+    cfg = Config(dict(a=1))
+    (tmp_path / 'w.pth').write_bytes(b'1')
+    first = tool.fingerprint(cfg, str(tmp_path / 'w.pth'))
+    (tmp_path / 'w.pth').write_bytes(b'2')
+    assert tool.fingerprint(cfg, str(tmp_path / 'w.pth')) != first
+    assert tool.fingerprint(Config(dict(a=2)), str(tmp_path / 'w.pth')) != first
+
+
+def test_data_root_reaches_inside(tool, need):
+    need('mmseg')
+    config = str(CONFIGS / 'cmp_fcn_r50-d8_4xb4-20k_voc12aug-512x512.py')
+    cfg = tool.make_config(
+        Namespace(config=config, cfg_options={}, data_root='here'), 'random', 3, 'fine-tuned'
+    )
+    assert [part.data_root for part in cfg.train_dataloader.dataset.datasets] == ['here', 'here']
+    assert cfg.val_dataloader.dataset.data_root == 'here' and cfg.randomness.seed == 3
+
+
+def test_whole_comparison_and_again(tool, tmp_path, need, write_pairs, resnet18_file, monkeypatch, capsys):
+    need('mmseg')
+    data, out = tmp_path / 'data', tmp_path / 'out'
+    for split in ('train', 'val'):
+        write_pairs(data / 'images' / split, data / 'masks' / split, 2, labels=(0, 3), size=(32, 32))
+    command = ['compare_inits', str(CONFIGS / 'cmp_fcn_r18-d8_1xb8-1k_camvid-160x160.py')]
+    command += ['--inits', 'random', f'given={resnet18_file}', '--seeds', '1']
+    command += ['--data-root', str(data), '--out', str(out)]
+    command += ['--cfg-options', 'train_cfg.max_iters=2', 'train_cfg.val_interval=1']
+    for split in ('train', 'val', 'test'):
+        command += [f'{split}_dataloader.num_workers=0', f'{split}_dataloader.persistent_workers=False']
+    command += ['train_dataloader.batch_size=2', 'model.data_preprocessor.size=(32,32)']
+    monkeypatch.setattr(sys, 'argv', command)
+    monkeypatch.setenv('PYTHONPATH', str(ROOT))  # for the trainings it starts
+
+    assert tool.main() == 0
+    report = json.loads((out / 'results.json').read_text())
+    assert [row['init'] for row in report['summary']] == ['random', 'given']
+    assert all(len(run['curve']) == 2 for run in report['runs'])
+    assert len(list(out.rglob('console.log'))) == 2
+    table = (out / 'table.md').read_text()
+    printed = capsys.readouterr().out
+    assert table in printed and 'Iter(train)' in printed
+
+    assert tool.main() == 0
+    assert 'Iter(train)' not in capsys.readouterr().out
+    assert (out / 'table.md').read_text() == table
+
+
+def test_missing_data_is_one_line(tool, tmp_path, need, monkeypatch, capsys):
+    need('mmseg')
+    config = str(CONFIGS / 'cmp_fcn_r18-d8_1xb8-1k_ccp-160x160.py')
+    nowhere = str(tmp_path / 'nowhere')
+    monkeypatch.setattr(sys, 'argv', ['compare_inits', config, '--inits', 'random', '--data-root', nowhere])
+    assert tool.main() == 2
+    error = capsys.readouterr().err.strip()
+    assert len(error.splitlines()) == 1 and nowhere in error and 'coarse_map.json' in error
