@@ -1,6 +1,6 @@
 from .checkpoint_files import find_resumable, write_durably
 from .checkpoint_hook import AtomicCheckpointHook
-from .checkpoint_loading import CheckpointError, load_checkpoint_file, state_dict_of
+from .checkpoint_loading import CheckpointError, check_weights_fit, load_checkpoint_file, state_dict_of
 from .finite_loss_hook import DivergedError, FiniteLossHook
 from .flow_visualization_hook import FlowVisualizationHook
 from .iteration_seed_hook import IterationSeedHook
@@ -13,8 +13,10 @@ __all__ = [
     'DivergedError',
     'FiniteLossHook',
     'FlowVisualizationHook',
+    'FlowVisualizationHook',
     'IterationSeedHook',
     'ResumableTrainLoop',
+    'check_weights_fit',
     'find_resumable',
     'load_checkpoint_file',
     'restore_histories',

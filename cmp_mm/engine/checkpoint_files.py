@@ -14,7 +14,7 @@ from .checkpoint_loading import CheckpointError, load_checkpoint_file
 
 _TEMPORARY = '.{name}.', '.part'
 # What Runner.resume reads; a file of weights alone (a published one, the best one) cannot be resumed.
-_RESUMABLE = ('meta', 'state_dict', 'optimizer', 'message_hub')
+RESUMABLE = ('meta', 'state_dict', 'optimizer', 'message_hub')
 
 
 def write_durably(path: str | os.PathLike, data: bytes) -> None:
@@ -144,7 +144,7 @@ def _why_not(path: Path) -> str | None:
     """None if ``path`` can be resumed, '' if it holds weights alone, else what is wrong with it."""
     try:
         checkpoint = load_checkpoint_file(path, 'cpu', mmap=True)
-        missing = [key for key in _RESUMABLE if key not in checkpoint]
+        missing = [key for key in RESUMABLE if key not in checkpoint]
         if missing:
             return ''
         # Mapping reads no tensor: every record's checksum says whether the bytes are those written.

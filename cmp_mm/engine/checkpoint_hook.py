@@ -7,11 +7,13 @@ from pathlib import Path
 
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import CheckpointHook
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from cmp_mm.registry import HOOKS
 
-from .checkpoint_files import find_resumable, remove_parts, write_durably
+from .checkpoint_files import RESUMABLE, find_resumable, remove_parts, write_durably
+from .checkpoint_loading import CheckpointError, check_weights_fit, state_dict_of
 from .plain_state import restore_histories, to_plain
 
 
@@ -67,15 +69,28 @@ class AtomicCheckpointHook(CheckpointHook):
             checkpoint[name] = to_plain(checkpoint[name], name)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Give the message hub its histories back; ``Runner.resume`` restores it after this."""
+        """Check what is to be resumed, and give the message hub its histories back.
+
+        ``Runner.resume`` restores the message hub and reads ``meta`` after this.
+
+        Raises:
+            CheckpointError: the file is of another model, or holds weights alone.
+        """
         if isinstance(checkpoint.get('message_hub'), dict):
             restore_histories(checkpoint['message_hub'])
-        meta = checkpoint.get('meta')
-        if runner._resume and isinstance(meta, dict) and 'dataset_meta' in meta:
-            # Runner.resume compares pickles, and warns of another dataset where a plain copy is the same one.
-            current = getattr(runner.train_dataloader.dataset, 'metainfo', None)
-            if repr(to_plain(current)) == repr(meta['dataset_meta']):
-                meta['dataset_meta'] = current
+        if not runner._resume:
+            return
+        path = runner._load_from
+        missing = [key for key in RESUMABLE if not isinstance(checkpoint.get(key), dict)]
+        if missing:
+            raise CheckpointError(f'checkpoint {path} cannot be resumed: it holds no {", ".join(missing)}')
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        check_weights_fit(model, state_dict_of(checkpoint), path)
+        meta = checkpoint['meta']
+        # Runner.resume compares pickles, and warns of another dataset where a plain copy is the same one.
+        current = getattr(runner.train_dataloader.dataset, 'metainfo', None)
+        if repr(to_plain(current)) == repr(meta.get('dataset_meta')):
+            meta['dataset_meta'] = current
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         """Save, then point to it, then remove what is one too many."""

@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -15,6 +16,7 @@ from urllib.parse import urlparse
 import torch
 from mmengine.dist import barrier, get_dist_info
 from mmengine.runner import CheckpointLoader
+from torch import nn
 
 from . import stand_ins
 
@@ -166,3 +168,26 @@ def state_dict_of(checkpoint: dict) -> dict[str, torch.Tensor]:
                 f'no weights found: entry {key!r} is a {type(value).__name__}, not a tensor'
             )
     return state
+
+
+def check_weights_fit(model: nn.Module, state: Mapping[str, torch.Tensor], path: str) -> None:
+    """Refuse a checkpoint of another network, which mmengine would load as far as it goes.
+
+    Raises:
+        CheckpointError: names how many keys are missing, unexpected or of another shape.
+    """
+    wanted = model.state_dict()
+    found = {re.sub(r'^module\.', '', key): value for key, value in state.items()}
+    counters = {key for key in wanted if key.endswith('num_batches_tracked')}
+    groups = {
+        'missing': [key for key in wanted if key not in found and key not in counters],
+        'unexpected': [key for key in found if key not in wanted],
+        'of another shape': [key for key in wanted if key in found and found[key].shape != wanted[key].shape],
+    }
+    parts = [
+        f'{len(keys)} {what} ({", ".join(keys[:3])}{", ..." if len(keys) > 3 else ""})'
+        for what, keys in groups.items()
+        if keys
+    ]
+    if parts:
+        raise CheckpointError(f'checkpoint {path} is not one of this config: keys {"; ".join(parts)}')

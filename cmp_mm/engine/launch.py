@@ -1,0 +1,228 @@
+"""What ``tools/train.py`` and ``tools/test.py`` do between the command line and the runner."""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.logging import print_log
+from torch import distributed
+
+from cmp_mm.datasets import AnnotationError, OutsideRootError, TooManyBadSamplesError
+from cmp_mm.datasets.sources import FlowSource
+
+from .checkpoint_loading import CheckpointError
+from .finite_loss_hook import DivergedError
+
+_SPLITS = ('train', 'val', 'test')
+_EXPECTED = (
+    AnnotationError,
+    CheckpointError,
+    DivergedError,
+    OSError,
+    OutsideRootError,
+    TooManyBadSamplesError,
+)
+
+
+class UsageError(ValueError):
+    """A command line or config that cannot be run; the message is one line."""
+
+
+@contextmanager
+def one_line_errors(program: str) -> Iterator[None]:
+    """Turn the errors a user can cause into one line and exit code 1; others keep their traceback.
+
+    Args:
+        program: name to begin the line with.
+    """
+    try:
+        yield
+    except (UsageError, *_EXPECTED) as error:
+        # A data worker hands over its traceback as text, the message behind the name of the error.
+        message = str(error).rpartition(f'{type(error).__name__}: ')[2].strip()
+        sys.exit(f'{program}: error: {message or type(error).__name__}')
+    except RuntimeError as error:
+        if not str(error).startswith('DataLoader worker'):
+            raise
+        sys.exit(
+            f'{program}: error: {str(error).splitlines()[0]}; out of memory? Fewer data workers need less: '
+            '--cfg-options train_dataloader.num_workers=1'
+        )
+    except KeyboardInterrupt:
+        print(f'{program}: interrupted; --resume goes on from the last checkpoint', file=sys.stderr)
+        sys.exit(130)
+
+
+def load_config(path: str, options: Mapping[str, Any] | None = None, data_root: str | None = None) -> Config:
+    """Read a config.
+
+    Args:
+        path: config file.
+        options: ``--cfg-options``, dotted keys. ``data_root`` among them is taken as the argument here.
+        data_root: folder of the pairs, for every dataset of the config. A variable ``data_root`` in a config
+            has done its work once the file is read, so changing it afterwards would change nothing.
+
+    Raises:
+        UsageError: there is no such file, or it is no config.
+    """
+    if not os.path.isfile(path):
+        raise UsageError(f'config {path}: there is no such file')
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:
+        # A config is a program of the user's: whatever it raises, its first line says most.
+        reason = (str(error).strip().splitlines() or [''])[0]
+        raise UsageError(f'config {path} cannot be read: {type(error).__name__}: {reason}') from error
+    options = dict(options or {})
+    data_root = options.pop('data_root', None) if data_root is None else data_root
+    cfg.merge_from_dict(options)
+    if data_root is not None:
+        set_data_root(cfg, str(data_root))
+    return cfg
+
+
+def set_data_root(cfg: Config, root: str) -> None:
+    """Let every dataset of ``cfg`` read from ``root``.
+
+    Raises:
+        UsageError: a dataset has several sources, each with its own root.
+    """
+    for split, dataset in _datasets(cfg):
+        if any('data_root' in source for source in dataset.get('sources') or ()):
+            raise UsageError(
+                f'the {split} set has sources with their own data_root; change them in the config, or by '
+                f'--cfg-options {split}_dataloader.dataset.sources.0.data_root=... for each'
+            )
+        dataset['data_root'] = root
+    if 'data_root' in cfg:
+        cfg.data_root = root
+
+
+def require_data(cfg: Config, splits: tuple[str, ...]) -> None:
+    """Check that the annotation files are there, before anything is built.
+
+    Args:
+        cfg: the config.
+        splits: of 'train', 'val', 'test', those that will be read.
+
+    Raises:
+        UsageError: names the file and how to make it.
+    """
+    for split, dataset in _datasets(cfg):
+        if split not in splits:
+            continue
+        for source in dataset.get('sources') or [dict(ann_file=dataset.get('ann_file'))]:
+            root = source.get('data_root', dataset.get('data_root'))
+            path = FlowSource(ann_file=source.get('ann_file'), data_root=root).ann_file
+            if '://' not in path and not os.path.isfile(path):
+                raise UsageError(
+                    f'{split} annotation {path}: there is no such file; make one from videos by '
+                    'tools/dataset_converters/video2pairs.py SRC --out DIR and add --data-root DIR'
+                )
+
+
+def _datasets(cfg: Config) -> Iterator[tuple[str, dict]]:
+    """(split, config) of every ImageFlowDataset, also inside wrappers such as ConcatDataset."""
+
+    def walk(node: Any) -> Iterator[dict]:
+        if isinstance(node, dict):
+            if str(node.get('type', '')).endswith('ImageFlowDataset'):
+                yield node
+            for key in ('dataset', 'datasets'):
+                yield from walk(node.get(key))
+        elif isinstance(node, (list, tuple)):
+            for item in node:
+                yield from walk(item)
+
+    for split in _SPLITS:
+        for dataset in walk(cfg.get(f'{split}_dataloader')):
+            yield split, dataset
+
+
+def drop_missing_backends(cfg: Config) -> None:
+    """Leave TensorBoard out of the visual backends where it is not installed, and say so."""
+    backends = (cfg.get('visualizer') or {}).get('vis_backends') or []
+    kept = [backend for backend in backends if backend.get('type') != 'TensorboardVisBackend']
+    if len(kept) < len(backends) and find_spec('tensorboard') is None:
+        print_log(
+            'TensorBoard is not installed, its log is left out: pip install tensorboard', logger='current'
+        )
+        cfg.visualizer.vis_backends = kept
+
+
+def start_processes(cfg: Config, launcher: str, local_rank: int = 0) -> None:
+    """Set the launcher; where there is no accelerator, start the process group here, over gloo.
+
+    mmengine's launchers put each process on a CUDA device and wrap the model for that device; on CPUs
+    they fail.
+
+    Raises:
+        UsageError: a launcher that needs an accelerator, or one outside its environment.
+    """
+    cfg.launcher = launcher
+    if launcher == 'none':
+        return
+    os.environ.setdefault('LOCAL_RANK', str(local_rank))
+    needed = dict(pytorch=('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'), slurm=('SLURM_PROCID',))
+    absent = [name for name in needed.get(launcher, ()) if name not in os.environ]
+    if absent:
+        start = dict(pytorch='tools/dist_train.sh', slurm='tools/slurm_train.sh')[launcher]
+        raise UsageError(f'--launcher {launcher}: {", ".join(absent)} not set; start by {start}')
+    if get_device() != 'cpu':
+        return
+    if launcher != 'pytorch':
+        raise UsageError(
+            f'--launcher {launcher} needs an accelerator and there is none; use torchrun on CPUs'
+        )
+    distributed.init_process_group('gloo')
+    wrapper = dict(
+        type='MMDistributedDataParallel',
+        device_ids=None,
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+    cfg.model_wrapper_cfg = {**wrapper, **cfg.get('model_wrapper_cfg', {}), 'device_ids': None}
+    cfg.setdefault('env_cfg', {})['dist_cfg'] = dict(backend='gloo')
+
+
+def stop_processes() -> None:
+    """Leave the process group, if there is one."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def use_amp(cfg: Config) -> None:
+    """Train in mixed precision.
+
+    Raises:
+        UsageError: no accelerator, or an optimizer wrapper that cannot.
+    """
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise UsageError(f'--amp: optim_wrapper.type is {kind}, expected OptimWrapper')
+    if get_device() == 'cpu':
+        raise UsageError('--amp needs an accelerator; torch.cuda.is_available() is False')
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def scale_learning_rate(cfg: Config) -> None:
+    """Scale the learning rate to the batch size in use.
+
+    Raises:
+        UsageError: the config does not say for which batch size its rate is meant.
+    """
+    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        raise UsageError('--auto-scale-lr: the config has no auto_scale_lr=dict(base_batch_size=...)')
+    cfg.auto_scale_lr.enable = True
+
+
+def default_work_dir(config: str) -> str:
+    """``work_dirs/NAME`` for a config ``.../NAME.py``."""
+    return str(Path('work_dirs') / Path(config).stem)

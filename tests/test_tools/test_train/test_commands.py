@@ -1,0 +1,120 @@
+"""What the command line of train.py and test.py takes, and what it says when something is wrong."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def fails(tool):
+    """Runs a tool that must fail with one line; gives the line."""
+
+    def run(name, *args):
+        code, output = tool(name, *args)
+        lines = [line for line in output.splitlines() if line.startswith(f'{name}: error: ')]
+        assert code == 1 and len(lines) == 1 and 'Traceback' not in output, output
+        return lines[0]
+
+    return run
+
+
+def test_missing_config(fails, tmp_path):
+    assert 'nowhere.py: there is no such file' in fails('train.py', tmp_path / 'nowhere.py')
+
+
+def test_broken_config(fails, tmp_path):
+    (tmp_path / 'broken.py').write_text('model = dict(\n')
+    assert 'broken.py cannot be read' in fails('train.py', tmp_path / 'broken.py')
+
+
+def test_missing_data(fails, tiny_config, tmp_path):
+    line = fails('train.py', tiny_config, '--data-root', tmp_path / 'nothing')
+    assert 'nothing/train.json: there is no such file' in line and 'video2pairs.py' in line
+    # The same by the option that would otherwise change a variable nobody reads any more.
+    again = fails('train.py', tiny_config, '--cfg-options', f'data_root={tmp_path / "nothing"}')
+    assert again == line
+
+
+def test_missing_and_wrong_checkpoints(fails, tiny_config, tmp_path):
+    assert 'none.pth: there is no such file' in fails('test.py', tiny_config, tmp_path / 'none.pth')
+    other = tmp_path / 'other.pth'
+    torch.save(dict(state_dict=dict(w=torch.ones(1))), other)
+    line = fails('test.py', tiny_config, other, '--work-dir', tmp_path / 'w')
+    assert 'other.pth is not one of this config' in line and '1 unexpected (w)' in line
+    broken = tmp_path / 'broken.pth'
+    broken.write_bytes(other.read_bytes()[:300])
+    line = fails('train.py', tiny_config, '--work-dir', tmp_path / 'w', '--resume', broken)
+    assert 'broken.pth: not a whole checkpoint file' in line
+
+
+def test_resume_of_weights_alone_or_of_another_model(fails, tiny_config, tmp_path):
+    weights = tmp_path / 'weights.pth'
+    torch.save(dict(meta={}, state_dict=dict(w=torch.ones(1))), weights)
+    line = fails('train.py', tiny_config, '--work-dir', tmp_path / 'w', '--resume', weights)
+    assert 'weights.pth cannot be resumed: it holds no optimizer, message_hub' in line
+    whole = dict(meta=dict(epoch=0, iter=1), state_dict=dict(w=torch.ones(1)), optimizer={}, message_hub={})
+    torch.save(whole, weights)
+    line = fails('train.py', tiny_config, '--work-dir', tmp_path / 'w', '--resume', weights)
+    assert 'weights.pth is not one of this config' in line
+
+
+def test_options_that_cannot_be(fails, tiny_config, tmp_path):
+    if not torch.cuda.is_available():
+        assert '--amp needs an accelerator' in fails('train.py', tiny_config, '--amp')
+        assert 'needs an accelerator' in fails('train.py', tiny_config, '--launcher', 'mpi')
+    assert 'RANK, WORLD_SIZE' in fails('train.py', tiny_config, '--launcher', 'pytorch')
+    text = tiny_config.read_text().replace('auto_scale_lr', 'unused')
+    (tmp_path / 'plain.py').write_text(text)
+    assert 'base_batch_size' in fails('train.py', tmp_path / 'plain.py', '--auto-scale-lr')
+
+
+def test_unreadable_data_is_one_message_with_the_files(fails, tiny_config, pairs_root, tmp_path):
+    data = tmp_path / 'data'
+    shutil.copytree(pairs_root, data)
+    for path in (data / 'flow').iterdir():
+        path.write_bytes(b'not a flow')
+    options = [
+        '--data-root',
+        data,
+        '--work-dir',
+        tmp_path / 'w',
+        '--cfg-options',
+        'train_dataloader.num_workers=1',
+    ]
+    assert '.flo' in fails('train.py', tiny_config, *options)
+
+
+def test_the_usual_options_and_a_run_elsewhere(tool, tiny_config, pairs_root, tmp_path):
+    """Data root moved, no validation, scaled rate, weights evaluated and drawn."""
+    data = shutil.copytree(pairs_root, tmp_path / 'elsewhere')
+    work, train = (
+        tmp_path / 'work',
+        ['--cfg-options', 'train_cfg.max_iters=2', 'default_hooks.logger.interval=1'],
+    )
+    code, output = tool(
+        'train.py',
+        tiny_config,
+        '--work-dir',
+        work,
+        '--data-root',
+        data,
+        '--no-validate',
+        '--auto-scale-lr',
+        *train,
+    )
+    assert code == 0, output
+    assert 'Scaling the original LR by 0.5' in output and 'Iter(val)' not in output
+    assert 'guidance_points: ' in output and 'eta: ' in output
+    (log,) = work.glob('*/vis_data/scalars.json')
+    first = json.loads(log.read_text().splitlines()[0])
+    # Grid points of stride 16 on 32 x 32 are 4, and the watershed adds some.
+    assert 4 <= first['guidance_points'] < 100 and first['loss'] > 0
+    show, out = tmp_path / 'show', tmp_path / 'metrics.json'
+    options = ['--work-dir', work, '--out', out, '--show-dir', show, '--show-number', '3']
+    code, output = tool('test.py', tiny_config, work / 'iter_2.pth', *options)
+    assert code == 0, output
+    metrics = json.loads(out.read_text())
+    assert metrics['cmp/epe'] > 0 and metrics['nearest/epe'] > 0
+    assert len(list(show.rglob('test_*.png'))) == 3

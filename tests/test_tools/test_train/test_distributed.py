@@ -1,0 +1,131 @@
+"""Two processes on CPUs do what one does with the joint batch."""
+
+import json
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[3]
+
+# One step of plain gradient descent at rate 1: the weights move by the gradient. Batch normalisation over a
+# part of the batch differs from that over all of it (the method does not synchronise it), so its statistics
+# are kept still here; nothing else looks beyond one image, and all pixels are valid, so that the mean over
+# the processes of the means over their parts is the mean over the joint batch.
+ONE_STEP = """
+_base_ = '{base}'
+custom_imports = dict(imports=['still_norms'])
+train_dataloader = dict(batch_size={batch})
+optim_wrapper = dict(optimizer=dict(_delete_=True, type='SGD', lr=1.0))
+param_scheduler = None
+train_cfg = dict(max_iters=1)
+default_hooks = dict(visualization=dict(interval=0), logger=dict(interval=1))
+custom_hooks = [dict(type='IterationSeedHook'), dict(type='StillNormsHook')]
+"""
+STILL_NORMS = """
+from mmengine.hooks import Hook
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from cmp_mm.registry import HOOKS
+
+
+@HOOKS.register_module()
+class StillNormsHook(Hook):
+    def before_train_iter(self, runner, **_):
+        for module in runner.model.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+"""
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(('127.0.0.1', 0))
+        return str(listener.getsockname()[1])
+
+
+@pytest.fixture
+def one_step(tiny_config, tmp_path):
+    """Makes a config of one step with some batch size per process."""
+    (tmp_path / 'still_norms.py').write_text(STILL_NORMS)
+
+    def make(batch):
+        path = tmp_path / f'batch{batch}.py'
+        path.write_text(ONE_STEP.format(base=tiny_config, batch=batch))
+        return path
+
+    return make
+
+
+def test_two_processes_have_the_gradients_of_the_joint_batch(one_step, tool, environment, tmp_path):
+    path = {'PYTHONPATH': f'{tmp_path}:{ROOT}'}
+    single = tmp_path / 'single'
+    code, output = tool('train.py', one_step(4), '--work-dir', single, '--no-validate', env=path)
+    assert code == 0, output
+    joint = tmp_path / 'joint'
+    command = [
+        'bash',
+        ROOT / 'tools' / 'dist_train.sh',
+        one_step(2),
+        '2',
+        '--work-dir',
+        joint,
+        '--no-validate',
+    ]
+    port = dict(PORT=free_port())
+    result = subprocess.run(command, env={**environment, **path, **port}, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    one, two = (torch.load(work / 'iter_1.pth', weights_only=True)['state_dict'] for work in (single, joint))
+    start = initial_weights(one_step, tool, tmp_path, path)
+    moved = 0
+    for key, value in one.items():
+        gradient = (start[key] - value).double() if value.is_floating_point() else torch.zeros(1)
+        difference = (value - two[key]).abs().max().double()
+        assert difference <= 1e-5 * gradient.abs().max() + 1e-7, key
+        moved += bool(gradient.abs().max() > 0)
+    assert moved > 20, 'there must be gradients to compare'
+
+
+def initial_weights(one_step, tool, tmp_path, path):
+    """The same run with a rate of zero."""
+    options = [
+        '--cfg-options',
+        'optim_wrapper.optimizer.lr=0.0',
+        '--no-validate',
+        '--work-dir',
+        tmp_path / 'still',
+    ]
+    code, output = tool('train.py', one_step(4), *options, env=path)
+    assert code == 0, output
+    return torch.load(tmp_path / 'still' / 'iter_1.pth', weights_only=True)['state_dict']
+
+
+def test_evaluation_by_two_processes(tiny_config, processes, tool, tmp_path):
+    options = ['--work-dir', tmp_path / 'work', '--no-validate', '--cfg-options', 'train_cfg.max_iters=1']
+    code, output = tool('train.py', tiny_config, *options)
+    assert code == 0, output
+    test, checkpoint = ROOT / 'tools' / 'test.py', tmp_path / 'work' / 'iter_1.pth'
+    code, output = tool(
+        'test.py', tiny_config, checkpoint, '--work-dir', tmp_path, '--out', tmp_path / 'one.json'
+    )
+    assert code == 0, output
+    env = dict(WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port())
+    options = ['--work-dir', tmp_path, '--out', tmp_path / 'two.json', '--launcher', 'pytorch']
+    pids = [
+        processes.start(
+            test,
+            tiny_config,
+            checkpoint,
+            *options,
+            out=tmp_path / f'rank{rank}.txt',
+            env=dict(env, RANK=str(rank), LOCAL_RANK=str(rank)),
+        )
+        for rank in range(2)
+    ]
+    codes = [processes.wait(pid) for pid in pids]
+    assert codes == [0, 0], (tmp_path / 'rank0.txt').read_text()
+    one, two = (json.loads((tmp_path / name).read_text()) for name in ('one.json', 'two.json'))
+    for key in ('cmp/epe', 'idw/epe', 'cmp/bin_acc'):
+        assert two[key] == pytest.approx(one[key], rel=1e-6)

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Train with several processes on one machine or on several:
+#   bash tools/dist_train.sh CONFIG PROCESSES [train.py options]
+# One process per GPU; on a machine without GPUs the processes share its CPUs.
+# Several machines: set NNODES, NODE_RANK, MASTER_ADDR and PORT, equal on all but NODE_RANK.
+set -euo pipefail
+if [ $# -lt 2 ]; then
+    echo "usage: bash tools/dist_train.sh CONFIG PROCESSES [train.py options]" >&2
+    exit 2
+fi
+CONFIG=$1
+PROCESSES=$2
+TOOLS=$(cd "$(dirname "$0")" && pwd)
+
+PYTHONPATH="$TOOLS/..:${PYTHONPATH:-}" exec "${PYTHON:-python}" -m torch.distributed.run \
+    --nnodes="${NNODES:-1}" \
+    --node_rank="${NODE_RANK:-0}" \
+    --master_addr="${MASTER_ADDR:-127.0.0.1}" \
+    --master_port="${PORT:-29500}" \
+    --nproc_per_node="$PROCESSES" \
+    "$TOOLS/train.py" "$CONFIG" --launcher pytorch "${@:3}"

@@ -1,0 +1,74 @@
+"""Evaluate a checkpoint: ``test.py CONFIG CHECKPOINT``; see ``--help``."""
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+
+from mmengine.config import DictAction
+from mmengine.dist import is_main_process
+from mmengine.registry import RUNNERS
+from mmengine.runner import CheckpointLoader, Runner
+
+from cmp_mm.engine import check_weights_fit, launch, state_dict_of, write_durably
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Command line; the zoo's usual options."""
+    parser = argparse.ArgumentParser(description='Evaluate a checkpoint.')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file or URL')
+    parser.add_argument('--work-dir', help='where logs go (default: work_dirs/CONFIG_NAME)')
+    parser.add_argument(
+        '--data-root',
+        help='folder of the pairs, as video2pairs.py writes it; for every dataset of the config',
+    )
+    parser.add_argument('--out', help='write the metrics to this file, as JSON')
+    parser.add_argument(
+        '--show-dir', help='draw predictions into this folder (default: under the work directory)'
+    )
+    parser.add_argument('--show-number', type=int, metavar='N', help='draw the first N images of the set')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='change settings of the config, such as test_dataloader.batch_size=8 or a.b="[1,2]"',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    # torchrun sets LOCAL_RANK; torch.distributed.launch passes one of these.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> dict:
+    """Evaluate; returns the metrics."""
+    args = parse_args(argv)
+    cfg = launch.load_config(args.config, args.cfg_options, args.data_root)
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or launch.default_work_dir(args.config)
+    cfg.load_from, cfg.resume = args.checkpoint, False
+    if cfg.get('test_dataloader') is None:
+        raise launch.UsageError(f'config {args.config} has no test_dataloader')
+    hooks = cfg.get('default_hooks', {})
+    if args.show_number is not None and 'visualization' in hooks:
+        hooks.visualization.num_val = args.show_number
+    if args.show_dir:
+        cfg.setdefault('visualizer', dict(type='FlowVisualizer'))['save_dir'] = args.show_dir
+    launch.require_data(cfg, ('test',))
+    launch.drop_missing_backends(cfg)
+    launch.start_processes(cfg, args.launcher, args.local_rank)
+    runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+    model = runner.model.module if runner.distributed else runner.model
+    # mmengine loads what fits and goes on; an evaluation of half a network has no meaning.
+    state = state_dict_of(CheckpointLoader.load_checkpoint(args.checkpoint, 'cpu'))
+    check_weights_fit(model, state, args.checkpoint)
+    metrics = runner.test()
+    if args.out and is_main_process():
+        write_durably(os.path.abspath(args.out), json.dumps(metrics, indent=2, default=float).encode())
+    launch.stop_processes()
+    return metrics
+
+
+if __name__ == '__main__':
+    with launch.one_line_errors('test.py'):
+        main()
