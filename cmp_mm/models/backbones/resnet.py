@@ -21,6 +21,7 @@ class ResNet(MMCVResNet, BaseModule):
 
     Args:
         depth: 18, 34, 50, 101 or 152.
+        num_stages: how many of the four stages there are, from the first on; for small images fewer do.
         strides: stride of each of the four stages; the default gives a total stride of 8.
         dilations: dilation of the 3x3 convolutions of each stage.
         out_indices: stages to return, 0 to 3.
@@ -38,6 +39,7 @@ class ResNet(MMCVResNet, BaseModule):
     def __init__(
         self,
         depth: int = 50,
+        num_stages: int = 4,
         strides: Sequence[int] = (1, 2, 1, 1),
         dilations: Sequence[int] = (1, 1, 2, 4),
         out_indices: Sequence[int] = (3,),
@@ -50,12 +52,17 @@ class ResNet(MMCVResNet, BaseModule):
     ) -> None:
         if depth not in self.arch_settings:
             raise ValueError(f'ResNet: depth must be one of {sorted(self.arch_settings)}; got {depth!r}.')
-        if not out_indices or any(not 0 <= index <= 3 for index in out_indices):
-            raise ValueError(f'ResNet: out_indices must name stages 0 to 3; got {tuple(out_indices)}.')
+        if num_stages not in (1, 2, 3, 4):
+            raise ValueError(f'ResNet: num_stages must be 1 to 4; got {num_stages!r}.')
+        if not out_indices or any(not 0 <= index < num_stages for index in out_indices):
+            raise ValueError(
+                f'ResNet: out_indices must name stages 0 to {num_stages - 1}; got {tuple(out_indices)}.'
+            )
         super().__init__(
             depth,
-            strides=strides,
-            dilations=dilations,
+            num_stages=num_stages,
+            strides=tuple(strides)[:num_stages],
+            dilations=tuple(dilations)[:num_stages],
             out_indices=tuple(out_indices),
             frozen_stages=frozen_stages,
             bn_eval=bn_eval,
