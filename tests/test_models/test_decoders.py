@@ -73,3 +73,5 @@ def test_parts_that_do_not_fit_are_refused():
         FlowNetDecoder(skip_channels=(64, 256))
     with pytest.raises(ValueError, match='in_channels is 512, but the last feature map .* 256 channels wide'):
         ConvNeck(512)([feature])
+    with pytest.raises(ValueError, match=r'the backbone gives \(1, 512\), expected a feature map'):
+        ConvNeck(512)([torch.zeros(1, 512)])

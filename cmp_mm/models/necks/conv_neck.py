@@ -39,9 +39,14 @@ class ConvNeck(BaseModule):
             The same maps, the last one projected to (N, out_channels, h, w).
 
         Raises:
-            ValueError: the last map is not ``in_channels`` wide.
+            ValueError: the last one is no map, or not ``in_channels`` wide.
         """
         *shallow, deepest = features
+        if deepest.dim() != 4:
+            raise ValueError(
+                f'ConvNeck: the backbone gives {tuple(deepest.shape)}, expected a feature map (N, C, h, w); '
+                'set its out_indices (and for mmpretrain ConvNeXt gap_before_final_norm=False).'
+            )
         if deepest.shape[1] != self.in_channels:
             raise ValueError(
                 f'ConvNeck: in_channels is {self.in_channels}, but the last feature map of the backbone is '
