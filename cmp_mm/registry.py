@@ -28,7 +28,9 @@ from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import VISUALIZERS as MMENGINE_VISUALIZERS
 from mmengine.registry import WEIGHT_INITIALIZERS as MMENGINE_WEIGHT_INITIALIZERS
 
-DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='cmp_mm', locations=['cmp_mm.datasets'])
+DATASETS = Registry(
+    'dataset', parent=MMENGINE_DATASETS, scope='cmp_mm', locations=['cmp_mm.datasets.image_flow_dataset']
+)
 TRANSFORMS = Registry(
     'transform', parent=MMENGINE_TRANSFORMS, scope='cmp_mm', locations=['cmp_mm.datasets.transforms']
 )

@@ -177,7 +177,9 @@ class ImageFlowDataset(BaseDataset):
         if not self._fully_initialized:
             self.full_init()
         if get_worker_info() is not None and cv2.getNumThreads() != 1:
-            cv2.setNumThreads(1)  # the workers are the parallelism
+            # The workers are the parallelism. Not 1: that rebuilds OpenCV's pool, which in a process forked
+            # from one that had used it waits for threads that are not there, for ever.
+            cv2.setNumThreads(0)
         index, draw = (int(part) for part in idx) if isinstance(idx, (tuple, list)) else (int(idx), 0)
         if not -len(self) <= index < len(self):
             raise IndexError(f'sample {index} of a data set of {len(self)}')

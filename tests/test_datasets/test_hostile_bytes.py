@@ -76,7 +76,7 @@ def check_annotation(path, content: bytes) -> None:
         info = dataset.get_data_info(index)
         flow = [info['flow_path']] if isinstance(info['flow_path'], str) else info['flow_path']
         for one in (info['img_path'], *flow):
-            assert os.path.abspath(one).startswith(root + os.sep)
+            assert (os.path.abspath(one) + os.sep).startswith(root + os.sep)
 
 
 @bounded

@@ -1,6 +1,7 @@
 import json
 import random
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -191,3 +192,18 @@ def test_loader_of_torch_without_mmengine(pair_set, pipeline):
     dataset = ImageFlowDataset(ann_file=str(pair_set()), pipeline=pipeline)
     loader = DataLoader(dataset, batch_size=2, collate_fn=pseudo_collate)
     assert sum(len(batch['data_samples']) for batch in loader) == 6
+
+
+def test_workers_of_a_process_whose_opencv_ran_threads(pair_set, pipeline):
+    """Changing the number of threads in such a worker can wait for ever for threads that were not forked."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(4)
+    try:
+        cv2.resize(np.zeros((1500, 1500, 3), np.uint8), (2500, 2500), interpolation=cv2.INTER_CUBIC)
+        loader = Runner.build_dataloader(loader_config(str(pair_set()), pipeline, 1), seed=0)
+        loader.timeout = 60
+        assert len(batches(loader, 2)) == 6
+        loader.dataset.pipeline = lambda info: dict(threads=cv2.getNumThreads())
+        assert next(iter(loader))['threads'] == [1, 1, 1]
+    finally:
+        cv2.setNumThreads(before)
