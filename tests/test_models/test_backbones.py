@@ -114,6 +114,7 @@ def test_it_builds_from_the_scope_of_another_package(other_package):
         (dict(type='AlexNetFCN', out_indices=()), 'out_indices must name stages'),
         (dict(type='ResNet', depth=42), r'depth must be one of \[18, 34, 50, 101, 152\]; got 42'),
         (dict(type='ResNet', out_indices=(4,)), r'out_indices must name stages 0 to 3; got \(4,\)'),
+        (dict(type='ResNet', strides=(1, 2)), r'one value for each of 4 stages; got \(1, 2\)'),
         (dict(type='GuidanceEncoder', stride=6), 'stride must be a positive multiple of 4.* got 6'),
     ],
 )

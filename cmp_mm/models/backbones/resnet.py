@@ -58,6 +58,11 @@ class ResNet(MMCVResNet, BaseModule):
             raise ValueError(
                 f'ResNet: out_indices must name stages 0 to {num_stages - 1}; got {tuple(out_indices)}.'
             )
+        if min(len(strides), len(dilations)) < num_stages:
+            raise ValueError(
+                f'ResNet: strides and dilations need one value for each of {num_stages} stages; got '
+                f'{tuple(strides)} and {tuple(dilations)}.'
+            )
         super().__init__(
             depth,
             num_stages=num_stages,
