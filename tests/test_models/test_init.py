@@ -64,3 +64,10 @@ def test_the_gain_is_a_setting():
     conv = nn.Sequential(nn.Conv2d(64, 64, 3))
     ReferenceInit(gain=1.0)(conv)
     assert conv[0].weight.std().item() == pytest.approx((2 / (2 * 64 * 9)) ** 0.5, rel=0.05)
+
+
+def test_synchronised_batch_normalisation_is_initialised_too():
+    network = nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(nn.BatchNorm2d(4096)))
+    ReferenceInit()(network)
+    assert isinstance(network[0], nn.SyncBatchNorm)
+    assert network[0].weight.std().item() == pytest.approx(0.02, rel=0.1)
