@@ -88,18 +88,27 @@ def load_config(path: str, options: Mapping[str, Any] | None = None, data_root: 
 
 
 def set_data_root(cfg: Config, root: str) -> None:
-    """Let every dataset of ``cfg`` read from ``root``.
+    """Let every dataset of ``cfg`` read from ``root``, those of other packages too.
+
+    Files that evaluators and datasets name below the old root move along (COCO's annotations).
 
     Raises:
         UsageError: a dataset has several sources, each with its own root.
     """
-    for split, dataset in _datasets(cfg):
+    for split, dataset in _datasets(cfg, only_ours=False):
         if any('data_root' in source for source in dataset.get('sources') or ()):
             raise UsageError(
                 f'the {split} set has sources with their own data_root; change them in the config, or by '
                 f'--cfg-options {split}_dataloader.dataset.sources.0.data_root=... for each'
             )
+        old = dataset.get('data_root')
         dataset['data_root'] = root
+        evaluators = cfg.get(f'{split}_evaluator') or []
+        for node in (dataset, *(evaluators if isinstance(evaluators, (list, tuple)) else [evaluators])):
+            for key in ('ann_file', 'bbox_file'):
+                path = node.get(key)
+                if old and isinstance(path, str) and Path(path).is_relative_to(old):
+                    node[key] = str(Path(root) / Path(path).relative_to(old))
     if 'data_root' in cfg:
         cfg.data_root = root
 
@@ -127,12 +136,13 @@ def require_data(cfg: Config, splits: tuple[str, ...]) -> None:
                 )
 
 
-def _datasets(cfg: Config) -> Iterator[tuple[str, dict]]:
-    """(split, config) of every ImageFlowDataset, also inside wrappers such as ConcatDataset."""
+def _datasets(cfg: Config, only_ours: bool = True) -> Iterator[tuple[str, dict]]:
+    """(split, config) of every ImageFlowDataset, or of all that have a root, also inside wrappers."""
 
     def walk(node: Any) -> Iterator[dict]:
         if isinstance(node, dict):
-            if str(node.get('type', '')).endswith('ImageFlowDataset'):
+            ours = str(node.get('type', '')).endswith('ImageFlowDataset')
+            if ours or (not only_ours and 'data_root' in node):
                 yield node
             for key in ('dataset', 'datasets'):
                 yield from walk(node.get(key))

@@ -226,3 +226,17 @@ def tool(processes, tmp_path):
         return code, out.read_text()
 
     return run
+
+
+@pytest.fixture
+def fails(tool):
+    """Runs a tool that must fail with one line; gives the line."""
+
+    def run(name, *args):
+        code, output = tool(name, *args)
+        beginning = f'{Path(name).name}: error: '
+        lines = [line for line in output.splitlines() if line.startswith(beginning)]
+        assert code == 1 and len(lines) == 1 and 'Traceback' not in output, output
+        return lines[0]
+
+    return run

@@ -3,21 +3,7 @@
 import json
 import shutil
 
-import pytest
 import torch
-
-
-@pytest.fixture
-def fails(tool):
-    """Runs a tool that must fail with one line; gives the line."""
-
-    def run(name, *args):
-        code, output = tool(name, *args)
-        lines = [line for line in output.splitlines() if line.startswith(f'{name}: error: ')]
-        assert code == 1 and len(lines) == 1 and 'Traceback' not in output, output
-        return lines[0]
-
-    return run
 
 
 def test_missing_config(fails, tmp_path):

@@ -1,0 +1,263 @@
+"""From a training checkpoint to files that others load: the backbone, or the weights alone."""
+
+import copy
+import hashlib
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import cmp_mm
+from cmp_mm.registry import MODELS, TASK_UTILS
+
+from .checkpoint_files import write_durably
+from .checkpoint_loading import CheckpointError, load_checkpoint_file, state_dict_of
+from .launch import UsageError
+from .plain_state import to_plain
+
+PREFIX = 'backbone.'
+LAYOUTS = ('mmengine', 'torchvision', 'safetensors')
+# Entries of a config that make a module load something; an export is filled from its checkpoint.
+_LOADERS = ('init_cfg', 'pretrained')
+_OUR_SCOPES = ('', 'cmp_mm', 'mmengine', 'mmcv')
+
+
+@dataclass(frozen=True)
+class KeyReport:
+    """How a file's weights and a module's go together.
+
+    Attributes:
+        matched: number of the module's tensors that the file holds in their shape.
+        missing: keys of the module that the file has not.
+        unexpected: keys of the file that the module has not.
+        misshapen: keys that both have, in different shapes.
+    """
+
+    matched: int
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    misshapen: tuple[str, ...]
+
+    @property
+    def fits(self) -> bool:
+        """Whether the weights fill the module exactly."""
+        return not (self.missing or self.unexpected or self.misshapen)
+
+    def __str__(self) -> str:
+        groups = dict(missing=self.missing, unexpected=self.unexpected, misshapen=self.misshapen)
+        lists = (f'{len(keys)} {name}{"".join(f" {key}" for key in keys)}' for name, keys in groups.items())
+        return f'{self.matched} tensors matched; {"; ".join(lists)}'
+
+
+def compare_keys(module: nn.Module, state: Mapping[str, Tensor]) -> KeyReport:
+    """Compare a state dict with a module; ``num_batches_tracked`` may be missing, as in old files."""
+    wanted = module.state_dict()
+    missing = [key for key in wanted if key not in state and not key.endswith('num_batches_tracked')]
+    misshapen = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
+    return KeyReport(
+        matched=sum(key in state for key in wanted) - len(misshapen),
+        missing=tuple(missing),
+        unexpected=tuple(key for key in state if key not in wanted),
+        misshapen=tuple(misshapen),
+    )
+
+
+def select_weights(checkpoint: dict, raw: bool = False) -> dict[str, Tensor]:
+    """The model's weights in a checkpoint.
+
+    Args:
+        checkpoint: as loaded. One written under mmengine's ``EMAHook`` holds two sets: its ``state_dict`` is
+            the averaged one, ``ema_state_dict`` the one the optimizer worked on (the hook swaps them).
+        raw: take the latter.
+
+    Raises:
+        CheckpointError: no weights, or no second set.
+    """
+    if not raw:
+        return _plain_tensors(state_dict_of(checkpoint))
+    averaged = checkpoint.get('ema_state_dict')
+    if not isinstance(averaged, dict):
+        raise CheckpointError('there is no ema_state_dict in the checkpoint: it holds one set of weights')
+    prefix = 'module.'
+    return _plain_tensors(
+        {key[len(prefix) :]: value for key, value in averaged.items() if key.startswith(prefix)}
+    )
+
+
+def select_backbone(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under ``backbone.``, without that prefix.
+
+    Raises:
+        CheckpointError: there are none.
+    """
+    backbone = {key[len(PREFIX) :]: value for key, value in state.items() if key.startswith(PREFIX)}
+    if not backbone:
+        beginnings = sorted({key.split('.')[0] for key in state})
+        raise CheckpointError(f'no key begins with {PREFIX!r}; the keys begin with {", ".join(beginnings)}')
+    return backbone
+
+
+def _plain_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    # Contiguous copies: a view would drag its whole storage into the file.
+    return {re.sub(r'^module\.', '', key): value.detach().cpu().clone() for key, value in state.items()}
+
+
+def model_config(checkpoint: dict) -> dict | None:
+    """Config of the model that a checkpoint is of, as data (``meta['model']``), or None."""
+    meta = checkpoint.get('meta')
+    model = meta.get('model') if isinstance(meta, dict) else None
+    return model if isinstance(model, dict) else None
+
+
+def build_module(config: Mapping, trusted: bool = False) -> nn.Module:
+    """Build the shapes of a module, on torch's meta device: no memory for weights, and none loaded.
+
+    A config names what is to be called, and mmengine takes any importable name. From a checkpoint only
+    names registered by cmp_mm, mmcv and mmengine are accepted.
+
+    Args:
+        config: of the module.
+        trusted: the config is the user's own, not the checkpoint's.
+
+    Raises:
+        CheckpointError: another name, or a module that cannot be built from it.
+    """
+    config = copy.deepcopy(dict(config))
+    _prepare(config, None if trusted else _known_names())
+    try:
+        with torch.device('meta'):
+            return MODELS.build({'_scope_': 'cmp_mm', **config})
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [''])[0]
+        raise CheckpointError(f'its model cannot be built: {type(error).__name__}: {reason}') from None
+
+
+def _prepare(node: object, known: set[str] | None) -> None:
+    """Take out what loads weights; hold every name against ``known``, if given."""
+    if isinstance(node, dict):
+        for key in _LOADERS:
+            node.pop(key, None)
+        if known is not None and ('type' in node or '_scope_' in node):
+            node.pop('_scope_', None)
+            name = node.get('type')
+            scope, _, plain = name.rpartition('.') if isinstance(name, str) else ('', '', None)
+            if scope not in _OUR_SCOPES or plain not in known:
+                raise CheckpointError(
+                    f'it names {name!r} as a part of its model, which is none of cmp_mm; if you know what '
+                    'model it is, add --config CONFIG'
+                )
+            node['type'] = plain
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for value in node:
+            _prepare(value, known)
+
+
+def _known_names() -> set[str]:
+    names = set()
+    for registry in (MODELS, TASK_UTILS):
+        registry.import_from_location()
+        while registry is not None:
+            names |= registry.module_dict.keys()
+            registry = registry.parent
+    return names
+
+
+def last_validation(checkpoint: dict) -> dict[str, float]:
+    """The metrics of the last validation before a checkpoint was saved; empty if there was none."""
+    hub = checkpoint.get('message_hub')
+    scalars = hub.get('log_scalars') if isinstance(hub, dict) else None
+    metrics = {}
+    for key, value in (scalars or {}).items():
+        history = value.get('log_history') if isinstance(value, dict) else None
+        if (
+            key.startswith('val/')
+            and not key.endswith('time')
+            and isinstance(history, Tensor)
+            and len(history)
+        ):
+            metrics[key.removeprefix('val/')] = float(history[-1])
+    return metrics
+
+
+def export_meta(checkpoint: dict, **configs: Mapping) -> dict:
+    """What an exported file says about itself: no paths, no dates.
+
+    Args:
+        checkpoint: what is exported.
+        configs: of the model or a part of it, by the name it gets in ``meta``.
+    """
+    meta = dict(cmp_mm_version=cmp_mm.__version__)
+    for name, config in configs.items():
+        config = copy.deepcopy(dict(config))
+        # Where the weights came from is the user's own affair, and they are in the file now.
+        _prepare(config, None)
+        meta[name] = to_plain(config, name)
+    iteration = (checkpoint.get('meta') or {}).get('iter')
+    if isinstance(iteration, int):
+        meta['iter'] = iteration
+    return meta
+
+
+def serialize(content: object) -> bytes:
+    """The bytes ``torch.save`` writes; the same for the same content, whatever the file is called."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def write_backbone(path: str | Path, backbone: Mapping[str, Tensor], meta: dict, layout: str) -> None:
+    """Write backbone weights.
+
+    Args:
+        path: file to write.
+        backbone: keys without the ``backbone.`` prefix.
+        meta: goes beside them in the 'mmengine' layout.
+        layout: 'mmengine' is ``dict(meta=..., state_dict=...)``; 'torchvision' the bare state dict, whose
+            keys are torchvision's for a ResNet; 'safetensors' the bare tensors in that format.
+
+    Raises:
+        UsageError: safetensors is asked for and not installed.
+        OSError: the file cannot be written.
+    """
+    if layout == 'safetensors':
+        try:
+            from safetensors.torch import save
+        except ImportError:
+            raise UsageError('the safetensors layout needs safetensors: pip install safetensors') from None
+        data = save(dict(backbone), metadata=dict(format='pt'))
+    elif layout == 'torchvision':
+        data = serialize(dict(backbone))
+    else:
+        data = serialize(dict(meta=meta, state_dict=dict(backbone)))
+    write_durably(path, data)
+
+
+def read_backbone(path: str | Path, layout: str) -> dict[str, Tensor]:
+    """Read what :func:`write_backbone` wrote, as data."""
+    if layout == 'safetensors':
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    return state_dict_of(load_checkpoint_file(path, 'cpu'))
+
+
+def write_published(path: str | Path, content: dict) -> Path:
+    """Write a checkpoint under ``NAME-<sha8>.pth``, the first 8 digits of its SHA-256.
+
+    Args:
+        path: ``NAME.pth``; a ``-<sha8>`` that is already there is replaced.
+        content: what ``torch.save`` is given.
+
+    Returns:
+        The path with the digits in it.
+    """
+    path, data = Path(path), serialize(content)
+    stem = re.sub(r'-[0-9a-f]{8}$', '', path.stem)
+    final = path.with_name(f'{stem}-{hashlib.sha256(data).hexdigest()[:8]}{path.suffix or ".pth"}')
+    write_durably(final, data)
+    return final

@@ -1,0 +1,161 @@
+"""What a training run leaves, made into files for others."""
+
+import hashlib
+
+import pytest
+import torch
+import yaml
+
+from cmp_mm.registry import MODELS
+
+EXTRACT, PUBLISH = 'model_converters/extract_backbone.py', 'model_converters/publish_model.py'
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """A checkpoint as a run writes it: an encoder with the whole ResNet-18, other parts tiny."""
+    model = dict(
+        type='CMP',
+        backbone=dict(
+            type='ResNet', depth=18, init_cfg=dict(type='Pretrained', checkpoint='/home/me/secret.pth')
+        ),
+        neck=dict(type='ConvNeck', in_channels=512, out_channels=8),
+        guidance_encoder=dict(type='GuidanceEncoder', stride=8),
+        decoder=dict(type='PlainDecoder', in_channels=24, combo=(1,), out_channels=6),
+        codec=dict(type='QuantizedFlowCodec', num_bins=3),
+        loss=dict(type='QuantizedFlowLoss'),
+    )
+    state = MODELS.build({**model, 'backbone': dict(type='ResNet', depth=18)}).state_dict()
+    path = tmp_path_factory.mktemp('trained') / 'iter_5.pth'
+    history = dict(log_history=torch.tensor([4.0, 3.5]), count_history=torch.ones(2), max_length=10)
+    meta = dict(model=model, iter=5, epoch=0, cfg='load_from = "/home/me"', experiment_name='me', time='now')
+    hub = dict(log_scalars={'val/cmp/epe': history, 'val/time': history}, runtime_info={}, resumed_keys={})
+    torch.save(dict(meta=meta, state_dict=state, optimizer={}, message_hub=hub), path)
+    return path
+
+
+def test_backbone_loads_without_a_prefix(tool, trained, tmp_path):
+    out = tmp_path / 'backbone.pth'
+    code, output = tool(EXTRACT, trained, out)
+    assert code == 0 and '120 tensors matched; 0 missing; 0 unexpected; 0 misshapen' in output, output
+    saved = torch.load(out, weights_only=True)
+    assert 'secret' not in str(saved['meta']) and saved['meta']['backbone']['depth'] == 18
+    whole = torch.load(trained, weights_only=True)['state_dict']
+    assert all(torch.equal(value, whole[f'backbone.{key}']) for key, value in saved['state_dict'].items())
+    # As a downstream config does it.
+    module = MODELS.build(
+        dict(type='ResNet', depth=18, init_cfg=dict(type='Pretrained', checkpoint=str(out)))
+    )
+    module.init_weights()
+    assert all(torch.equal(value, whole[f'backbone.{key}']) for key, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize('layout', ['torchvision', 'safetensors'])
+def test_other_layouts(tool, trained, tmp_path, layout):
+    if layout == 'safetensors':
+        load = pytest.importorskip('safetensors.torch').load_file
+    else:
+
+        def load(path):
+            return torch.load(path, weights_only=True)
+
+    out = tmp_path / 'backbone'
+    code, output = tool(EXTRACT, trained, out, '--layout', layout)
+    assert code == 0, output
+    whole = torch.load(trained, weights_only=True)['state_dict']
+    loaded = load(out)
+    assert len(loaded) == 120
+    assert all(torch.equal(value, whole[f'backbone.{key}']) for key, value in loaded.items())
+
+
+def test_torchvision_takes_it(tool, trained, tmp_path):
+    try:
+        models = pytest.importorskip('torchvision.models')
+    except RuntimeError:
+        pytest.skip('this torchvision does not go with this torch')
+    code, output = tool(EXTRACT, trained, tmp_path / 'backbone.pth', '--layout', 'torchvision')
+    assert code == 0, output
+    state = torch.load(tmp_path / 'backbone.pth', weights_only=True)
+    missing, unexpected = models.resnet18().load_state_dict(state, strict=False)
+    assert missing == ['fc.weight', 'fc.bias'] and not unexpected
+
+
+def test_published_file_is_weights_alone_under_its_digits(tool, trained, tmp_path):
+    metafile = tmp_path / 'entry.yml'
+    code, output = tool(PUBLISH, trained, tmp_path / 'cmp_small.pth', '--metafile', metafile)
+    assert code == 0 and '0 missing; 0 unexpected; 0 misshapen' in output, output
+    (path,) = tmp_path.glob('cmp_small-*.pth')
+    digits = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    assert path.name == f'cmp_small-{digits}.pth'
+    published = torch.load(path, weights_only=True)
+    assert published.keys() == {'meta', 'state_dict'}
+    assert published['meta'].keys() == {'cmp_mm_version', 'model', 'iter'}
+    assert 'me' not in str(published['meta']).replace('name', '').split('/'), (
+        'no paths of the training machine'
+    )
+    (entry,) = yaml.safe_load(metafile.read_text())
+    assert entry['Name'] == 'cmp_small' and entry['Weights'] == path.name
+    assert entry['Results'][0]['Metrics'] == {'cmp/epe': 3.5} and entry['Metadata'] == {'Iterations': 5}
+    # Publishing it again changes nothing, not even the name.
+    code, output = tool(PUBLISH, path, path)
+    assert code == 0, output
+    assert [found.name for found in tmp_path.glob('*.pth')] == [path.name]
+
+
+def test_averaged_and_raw_weights(tool, trained, tmp_path):
+    """mmengine's EMAHook stores the averaged weights as state_dict and the others as ema_state_dict."""
+    checkpoint = torch.load(trained, weights_only=True)
+    raw = {f'module.{key}': value + 1 for key, value in checkpoint['state_dict'].items()}
+    torch.save(dict(checkpoint, ema_state_dict=dict(raw, steps=torch.tensor(3))), tmp_path / 'ema.pth')
+    for options, shift in ((['--raw'], 1), ([], 0)):
+        code, output = tool(EXTRACT, tmp_path / 'ema.pth', tmp_path / 'out.pth', *options)
+        assert code == 0, output
+        found = torch.load(tmp_path / 'out.pth', weights_only=True)['state_dict']['conv1.weight']
+        assert torch.equal(found, checkpoint['state_dict']['backbone.conv1.weight'] + shift)
+
+
+def test_keys_that_do_not_fit_are_listed(tool, trained, tmp_path):
+    checkpoint = torch.load(trained, weights_only=True)
+    state = checkpoint['state_dict']
+    state['backbone.stem.weight'] = state.pop('backbone.conv1.weight')
+    torch.save(checkpoint, tmp_path / 'odd.pth')
+    code, output = tool(EXTRACT, tmp_path / 'odd.pth', tmp_path / 'out.pth')
+    assert code == 1 and '1 missing conv1.weight; 1 unexpected stem.weight' in output, output
+    code, output = tool(PUBLISH, tmp_path / 'odd.pth', tmp_path / 'out.pth')
+    assert code == 1 and '1 missing backbone.conv1.weight' in output, output
+
+
+@pytest.mark.parametrize('kind', ['os.system', 'mmengine.utils.mkdir_or_exist', 'Pretrained', None])
+def test_a_checkpoint_cannot_name_what_is_called(fails, trained, tmp_path, kind):
+    checkpoint, marker = torch.load(trained, weights_only=True), tmp_path / 'made'
+    checkpoint['meta']['model'] = dict(
+        type='CMP', backbone=dict(type=kind, command=f'mkdir {marker}', dir_name=str(marker))
+    )
+    torch.save(checkpoint, tmp_path / 'bad.pth')
+    for name in (EXTRACT, PUBLISH):
+        assert 'as a part of its model' in fails(name, tmp_path / 'bad.pth', tmp_path / 'out.pth')
+    assert not marker.exists() and not (tmp_path / 'out.pth').exists()
+
+
+def test_a_model_too_large_for_memory_is_not_allocated(tool, trained, tmp_path):
+    checkpoint = torch.load(trained, weights_only=True)
+    checkpoint['meta']['model']['neck']['in_channels'] = 10**9
+    torch.save(checkpoint, tmp_path / 'large.pth')
+    code, output = tool(PUBLISH, tmp_path / 'large.pth', tmp_path / 'out.pth')
+    assert code == 1 and '1 misshapen neck.' in output, output
+
+
+def test_unknown_model_and_no_backbone(fails, tool, trained, tmp_path):
+    checkpoint = torch.load(trained, weights_only=True)
+    model = checkpoint['meta'].pop('model')
+    torch.save(checkpoint, tmp_path / 'nameless.pth')
+    assert 'add --config' in fails(EXTRACT, tmp_path / 'nameless.pth', tmp_path / 'out.pth')
+    (tmp_path / 'mine.py').write_text(f'model = {model!r}\n')
+    code, output = tool(
+        EXTRACT, tmp_path / 'nameless.pth', tmp_path / 'out.pth', '--config', tmp_path / 'mine.py'
+    )
+    assert code == 0, output
+    torch.save(dict(state_dict=dict(w=torch.ones(1))), tmp_path / 'other.pth')
+    line = fails(EXTRACT, tmp_path / 'other.pth', tmp_path / 'out2.pth')
+    assert "no key begins with 'backbone.'; the keys begin with w" in line
+    assert 'there is no such file' in fails(PUBLISH, tmp_path / 'none.pth', tmp_path / 'out2.pth')

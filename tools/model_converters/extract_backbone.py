@@ -1,0 +1,73 @@
+"""Extract the pretrained backbone: ``extract_backbone.py CKPT OUT``.
+
+OUT holds the backbone's tensors and nothing else, *without* the ``backbone.`` prefix, so that a downstream
+config loads it by::
+
+    backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='OUT'))
+
+and ``prefix='backbone.'`` is for CKPT itself. OUT is read again, as data, and held against a backbone built
+from the config; the exit code is 1 where a key is missing or left over.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from cmp_mm.engine import CheckpointError, export, launch, load_checkpoint_file
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('checkpoint', metavar='CKPT', help='checkpoint of a training run, or a published one')
+    parser.add_argument('out', metavar='OUT', help='file to write')
+    parser.add_argument(
+        '--config', help='config of the model, where the checkpoint does not say which it is (meta["model"])'
+    )
+    parser.add_argument(
+        '--layout',
+        choices=export.LAYOUTS,
+        default='mmengine',
+        help='mmengine: dict(meta, state_dict), for the zoo; torchvision: the bare state dict, for '
+        'torchvision.models.resnetNN().load_state_dict(..., strict=False), ResNets only; safetensors: the '
+        'bare tensors in that format (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--raw', action='store_true', help='of a run with EMA take the raw weights, not the averaged ones'
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Extract, write, read again; returns the exit code."""
+    args = parse_args(argv)
+    checkpoint = load_checkpoint_file(args.checkpoint, 'cpu')
+    try:
+        model = launch.load_config(args.config).model if args.config else export.model_config(checkpoint)
+        weights = export.select_backbone(export.select_weights(checkpoint, args.raw))
+        if model is None:
+            raise CheckpointError('it does not say of which model it is; add --config CONFIG')
+        # official2cmp_mm.py also writes encoders alone.
+        config = model.get('backbone', model)
+        if args.layout == 'torchvision' and config['type'].rpartition('.')[2] != 'ResNet':
+            raise CheckpointError(f'its backbone is {config["type"]}; torchvision has no such network')
+        backbone = export.build_module(config, trusted=bool(args.config))
+    except CheckpointError as error:
+        raise CheckpointError(f'checkpoint {args.checkpoint}: {error}') from None
+    meta = export.export_meta(checkpoint, backbone=config)
+    export.write_backbone(args.out, weights, meta, args.layout)
+    report = export.compare_keys(backbone, export.read_backbone(args.out, args.layout))
+    print(f'{args.out}: {config["type"]}, {report}')
+    if not report.fits:
+        print(f'extract_backbone.py: error: {args.out} does not fill {config["type"]}', file=sys.stderr)
+        return 1
+    if args.layout == 'mmengine':
+        print(f"downstream: backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='{args.out}'))")
+    return 0
+
+
+if __name__ == '__main__':
+    with launch.one_line_errors('extract_backbone.py'):
+        sys.exit(main())
