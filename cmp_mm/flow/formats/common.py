@@ -62,8 +62,11 @@ def check_flow(flow: np.ndarray, valid: np.ndarray | None) -> tuple[np.ndarray, 
             raise FlowFormatError(f'valid mask has shape {valid.shape}; flow needs {flow.shape[:2]}')
         valid = valid != 0
     with np.errstate(over='ignore'):  # a float64 beyond float32 becomes infinite, that is, unknown
-        flow = flow.astype(np.float32)
-    return split_unknown(flow, valid)
+        converted = flow.astype(np.float32, copy=False)
+    # Not copied, the usual case: encoders do not write into the flow they are given.
+    if valid is None and np.isfinite(converted).all():
+        return converted, None
+    return split_unknown(converted.copy() if converted is flow else converted, valid)
 
 
 def split_unknown(flow: np.ndarray, valid: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
