@@ -10,6 +10,7 @@ from mmengine.dist import is_main_process
 from mmengine.registry import RUNNERS
 from mmengine.runner import CheckpointLoader, Runner
 
+from cmp_mm.downstream import check_config
 from cmp_mm.engine import check_weights_fit, launch, state_dict_of, write_durably
 
 
@@ -21,7 +22,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--work-dir', help='where logs go (default: work_dirs/CONFIG_NAME)')
     parser.add_argument(
         '--data-root',
-        help='folder of the pairs, as video2pairs.py writes it; for every dataset of the config',
+        help='data root of every dataset of the config; for pretraining, what video2pairs.py wrote',
     )
     parser.add_argument('--out', help='write the metrics to this file, as JSON')
     parser.add_argument(
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     if args.show_dir:
         cfg.setdefault('visualizer', dict(type='FlowVisualizer'))['save_dir'] = args.show_dir
     launch.require_data(cfg, ('test',))
+    check_config(cfg, ('test',))
     launch.drop_missing_backends(cfg)
     launch.start_processes(cfg, args.launcher, args.local_rank)
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)

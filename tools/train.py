@@ -10,6 +10,7 @@ from mmengine.config import DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from cmp_mm.downstream import check_config
 from cmp_mm.engine import launch
 
 
@@ -20,7 +21,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/CONFIG_NAME)')
     parser.add_argument(
         '--data-root',
-        help='folder of the pairs, as video2pairs.py writes it; for every dataset of the config',
+        help='data root of every dataset of the config; for pretraining, what video2pairs.py wrote',
     )
     parser.add_argument(
         '--resume',
@@ -61,7 +62,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-    launch.require_data(cfg, ('train',) if args.no_validate else ('train', 'val'))
+    splits = ('train',) if args.no_validate else ('train', 'val')
+    launch.require_data(cfg, splits)
+    check_config(cfg, splits)
     launch.drop_missing_backends(cfg)
     launch.start_processes(cfg, args.launcher, args.local_rank)
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)

@@ -8,6 +8,7 @@ from mmengine.model.weight_init import initialize, update_init_info
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
+from cmp_mm.engine.checkpoint_loading import CheckpointError, state_dict_of
 from cmp_mm.registry import WEIGHT_INITIALIZERS
 
 RANDOM_INIT = [
@@ -16,7 +17,7 @@ RANDOM_INIT = [
 ]
 
 
-class BackboneMismatchError(RuntimeError):
+class BackboneMismatchError(CheckpointError):
     """A checkpoint that is not one of this backbone; the message lists every key."""
 
 
@@ -121,8 +122,6 @@ def read_weights(path: str) -> dict[str, Tensor]:
         CheckpointError: not a checkpoint of plain data.
         ImportError: a safetensors file where safetensors is not installed.
     """
-    from cmp_mm.engine.checkpoint_loading import state_dict_of
-
     if path.endswith('.safetensors'):
         try:
             from safetensors.torch import load_file

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cmp_mm.compat import INSTALL_COMMANDS, installed_version, version_tuple
+from cmp_mm.engine.launch import UsageError
 
 # module: (distribution, first version, first version not taken)
 PACKAGES = {
@@ -32,6 +33,10 @@ LAYOUTS = {
 }
 
 
+class PackageError(UsageError, ImportError):
+    """A downstream package is missing or of a version that does not work; the message is one line."""
+
+
 def check_package(module: str) -> None:
     """Check that a downstream package is installed in a version that works.
 
@@ -39,22 +44,22 @@ def check_package(module: str) -> None:
         module: ``mmseg``, ``mmpose`` or ``mmdet``; anything else passes.
 
     Raises:
-        ImportError: it is missing or of another version, or one that it needs is; with the command.
+        PackageError: it is missing or of another version, or one that it needs is; with the command.
     """
     if module not in PACKAGES:
         return
     name, floor, ceiling = PACKAGES[module]
     command = INSTALL_COMMANDS[name]
     if importlib.util.find_spec(module) is None:
-        raise ImportError(f'{name} is not installed: {command}')
+        raise PackageError(f'{name} is not installed: {command}')
     found = installed_version(name)
     if found and not version_tuple(floor) <= version_tuple(found) < version_tuple(ceiling):
-        raise ImportError(f'{name} {found} is installed, expected >= {floor}, < {ceiling}: {command}')
+        raise PackageError(f'{name} {found} is installed, expected >= {floor}, < {ceiling}: {command}')
     mmcv = installed_version('mmcv')
     if mmcv and version_tuple(mmcv) >= (2, 2):
-        raise ImportError(f"{name} refuses mmcv >= 2.2.0, {mmcv} is installed: pip install 'mmcv-lite<2.2'")
+        raise PackageError(f"{name} refuses mmcv >= 2.2.0, {mmcv} is installed: pip install 'mmcv-lite<2.2'")
     if importlib.util.find_spec('pkg_resources') is None:
-        raise ImportError(
+        raise PackageError(
             f'{name} and mmengine import pkg_resources, which setuptools dropped in version 82: '
             "pip install 'setuptools<82'"
         )
@@ -111,7 +116,7 @@ def check_config(cfg: Mapping[str, Any], splits: tuple[str, ...] = ('train', 'va
     """Check package and data of a downstream config; configs of cmp_mm itself pass.
 
     Raises:
-        ImportError: see :func:`check_package`.
+        PackageError: see :func:`check_package`.
         FileNotFoundError: see :func:`check_data`.
     """
     if cfg.get('default_scope') in PACKAGES:

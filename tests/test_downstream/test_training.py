@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
-from mmengine.logging import MMLogger
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'downstream'
 
@@ -37,12 +38,16 @@ def quick(cfg: Config, work_dir: Path) -> Config:
 
 
 @pytest.fixture(autouse=True)
-def quiet():
-    """Neither scope nor logger may leak into other tests."""
-    with DefaultScope.overwrite_default_scope(None), warnings.catch_warnings():
+def no_traces():
+    """A runner sets the default scope, a logger, a hub and a visualizer for the whole process."""
+    managers = (DefaultScope, MMLogger, MessageHub, Visualizer)
+    before = [manager._instance_dict.copy() for manager in managers]
+    with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         yield
-    MMLogger._instance_dict.clear()
+    for manager, instances in zip(managers, before, strict=True):
+        manager._instance_dict.clear()
+        manager._instance_dict.update(instances)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from mmengine.config import Config, DictAction
 
 import cmp_mm
 from cmp_mm.downstream import check_config
-from cmp_mm.engine import write_durably
+from cmp_mm.engine import launch, write_durably
 
 ROOT = Path(__file__).resolve().parents[2]
 METRICS = {'mmseg': 'mIoU', 'mmpose': 'coco/AP', 'mmdet': 'coco/segm_mAP'}
@@ -90,17 +90,6 @@ def freeze(cfg: Config) -> None:
         cfg.model.auxiliary_head = None
 
 
-def set_data_root(dataset: Any, root: str) -> None:
-    """Set the data root of a data set config and of those inside it."""
-    if not isinstance(dataset, dict):
-        return
-    if 'data_root' in dataset:
-        dataset['data_root'] = root
-    set_data_root(dataset.get('dataset'), root)
-    for part in dataset.get('datasets') or ():
-        set_data_root(part, root)
-
-
 def make_config(args: argparse.Namespace, source: str, seed: int, mode: str) -> Config:
     """The config of one run."""
     cfg = Config.fromfile(args.config)
@@ -108,11 +97,7 @@ def make_config(args: argparse.Namespace, source: str, seed: int, mode: str) -> 
     cfg.model.backbone.init_cfg.source = source
     cfg.randomness = dict(seed=seed)
     if args.data_root:
-        for split in ('train', 'val', 'test'):
-            set_data_root((cfg.get(f'{split}_dataloader') or {}).get('dataset'), args.data_root)
-            evaluator = cfg.get(f'{split}_evaluator')
-            if isinstance(evaluator, dict) and evaluator.get('ann_file'):
-                evaluator['ann_file'] = str(Path(args.data_root) / Path(evaluator['ann_file']).name)
+        launch.set_data_root(cfg, args.data_root)
     if mode == 'frozen':
         freeze(cfg)
     return cfg
