@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor
 
+from cmp_mm.ops import upsample_cross_entropy
 from cmp_mm.registry import MODELS
 
-from ..decoders.propagation import resize_to
 from ..flow_codec import QuantizedFlowCodec
 from .base import FlowLoss
 
@@ -44,6 +43,4 @@ class QuantizedFlowLoss(FlowLoss):
         self, prediction: Tensor, codec: QuantizedFlowCodec, target: Tensor, valid: Tensor | None
     ) -> Tensor:
         """Upsampled cross-entropy of (N, 2 * num_bins, h, w) logits with (N, 2, H, W) bins."""
-        full = resize_to(prediction, target.shape[-2:]).unflatten(1, (2, codec.num_bins)).flatten(0, 1)
-        entropy = F.cross_entropy(full, target.flatten(0, 1), reduction='none').unflatten(0, (-1, 2)).sum(1)
-        return entropy.mean() if valid is None else entropy[valid].sum() / valid.sum().clamp(min=1)
+        return upsample_cross_entropy(prediction, target, codec.num_bins, valid=valid, impl=self.impl)
