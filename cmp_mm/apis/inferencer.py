@@ -1,0 +1,287 @@
+"""Sparse motion in, dense motion out, for anyone's images."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config
+from torch import Tensor
+from tqdm import tqdm
+
+from cmp_mm.models import CMP
+
+from .arrows import (
+    COLLISIONS,
+    OUT_OF_RANGE,
+    draw_guidance,
+    limit_vectors,
+    parse_arrows,
+    parse_guidance_map,
+    raise_or_warn,
+    to_working_size,
+)
+from .errors import InputError, check_choice
+from .images import ImageLike, to_rgb_tensor
+from .loading import load_network
+
+NORMALIZATIONS = ('reference', 'minus_one_to_one', 'none')
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image after the encoder, from `CMPInferencer.encode`, good for any number of guidance sets.
+
+    Attributes:
+        features: feature maps, as `CMP.encode_image` gives them.
+        size: (height, width) of the image; arrows and flow are in its pixels.
+        working_size: (height, width) the network sees, before padding.
+    """
+
+    features: tuple[Tensor, ...]
+    size: tuple[int, int]
+    working_size: tuple[int, int]
+
+
+class CMPInferencer:
+    """Propagates a few motion vectors over an image (CMP, section 3).
+
+    An image is encoded once and then serves any number of guidance sets::
+
+        inferencer = CMPInferencer('cmp_resnet50-skip_8xb8-42k_vip-mpii-384x384', 'checkpoint.pth')
+        encoded = inferencer.encode('image.jpg')
+        flows = inferencer.propagate(encoded, [[(120, 80, 15, 0)], [(120, 80, 0, 15), (30, 40, 0, 0)]])
+
+    Args:
+        model: name of a config, path of one, a Config or its ``model`` part; a built `CMP`; or None, which
+            takes the network from a checkpoint that tells it: those of the reference implementation do.
+        weights: checkpoint of this project or of the reference implementation. It is read as data:
+            nothing in it is executed. A built `CMP` needs none.
+        device: such as 'cuda:1'; None is the first accelerator, else the CPU.
+        normalization: what the network was trained on. 'reference': mean and standard deviation of the
+            config, the published ones by default. 'minus_one_to_one': image / 255 * 2 - 1, which one family
+            of video generators feeds. 'none': images are passed as they come, RGB.
+        working_size: what images are resized to before the network: None leaves them, an int is the short
+            side, (height, width) may change the aspect. Vectors follow, each axis by its own ratio.
+        collisions: of several arrows in one pixel (of the working size) the 'last' counts, their 'mean', or
+            it is an 'error'. They are never summed.
+        out_of_range: vectors with a component beyond what the codec expresses (50 px of the working size)
+            are passed on with a warning ('warn'), cut ('clip'), shrunk with all of their set and the flow
+            enlarged again ('rescale'), or an 'error'.
+
+    Raises:
+        InputError: an unknown config, no weights, or an unknown option.
+        CheckpointError: the checkpoint is missing, broken, not plain data, or of another network.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike | Config | Mapping[str, Any] | CMP | None = None,
+        weights: str | os.PathLike | None = None,
+        device: str | torch.device | None = None,
+        normalization: str = 'reference',
+        working_size: int | Sequence[int] | None = None,
+        collisions: str = 'last',
+        out_of_range: str = 'warn',
+    ) -> None:
+        check_choice('normalization', normalization, NORMALIZATIONS)
+        check_choice('collisions', collisions, COLLISIONS)
+        check_choice('out_of_range', out_of_range, OUT_OF_RANGE)
+        _check_working_size(working_size)
+        if device is None and isinstance(model, CMP):
+            device = next(model.parameters()).device
+        self.device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+        self.model = load_network(model, weights).to(self.device)
+        self.normalization = normalization
+        self.working_size = working_size
+        self.collisions = collisions
+        self.out_of_range = out_of_range
+
+    @property
+    def max_vector(self) -> float | None:
+        """Largest component of a vector, in pixels of the working size; None where there is no limit."""
+        return None if self.model.codec is None else self.model.codec.max_flow
+
+    def encode(
+        self,
+        image: ImageLike,
+        color_order: str | None = None,
+        value_range: Sequence[float] | None = None,
+        working_size: int | Sequence[int] | None = None,
+        requires_grad: bool = False,
+    ) -> EncodedImage:
+        """Run the image encoder.
+
+        Args:
+            image: path; PIL image; array (H, W, 3) or (H, W); tensor (3, H, W), (1, 3, H, W) or (H, W); of
+                any size. It is padded at the right and bottom to the network's stride.
+            color_order: 'rgb' or 'bgr', to be stated for arrays and tensors of three channels.
+            value_range: (low, high), the values of black and white, to be stated for all but uint8, which
+                is (0, 255). With normalization 'none' it is not used.
+            working_size: overrides the inferencer's.
+            requires_grad: keep the graph back to ``image``, a tensor.
+
+        Raises:
+            InputError: the image cannot be read, or its order or range is missing or wrong.
+        """
+        with torch.set_grad_enabled(requires_grad):
+            planes = self._normalized(image, color_order, value_range)[None]
+            size = tuple(planes.shape[-2:])
+            working = _resolve_working_size(self.working_size if working_size is None else working_size, size)
+            if working != size:
+                planes = F.interpolate(planes, working, mode='bilinear', antialias=True)
+            return EncodedImage(tuple(self.model.encode_image(planes)), size, working)
+
+    def propagate(
+        self,
+        image: EncodedImage | ImageLike,
+        arrows: Any = None,
+        guidance_map: Tensor | np.ndarray | None = None,
+        batch_size: int = 8,
+        requires_grad: bool = False,
+        progress: bool = False,
+        **image_options: Any,
+    ) -> Tensor:
+        """Predict dense flow for each of T guidance sets.
+
+        Args:
+            image: from :meth:`encode`, or anything that takes.
+            arrows: one set, rows x, y, u, v in pixels of the image, or a list of T sets; see
+                `cmp_mm.apis.parse_arrows`. (x, y) is where an arrow begins, (u, v) its motion to the right
+                and down; a vector of zero says that something stands still.
+            guidance_map: instead of arrows: (4, H, W) or (T, 4, H, W) tensor or (H, W, 4) or (T, H, W, 4)
+                array of u, v, mask, mask.
+            batch_size: guidance sets decoded at a time.
+            requires_grad: keep the graph back to arrows or map, and to an image encoded with it. Otherwise
+                the result is an inference tensor.
+            progress: show a bar over the guidance sets.
+            image_options: of :meth:`encode`, if ``image`` is not encoded yet.
+
+        Returns:
+            (T, 2, H, W) float32 pixels of the image, channel 0 = x to the right, channel 1 = y down, on the
+            device; T is 1 for one set.
+
+        Raises:
+            InputError: no arrows, an arrow outside the image or not finite, colliding or too long ones
+                where that is an error, or a map that does not fit.
+        """
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise InputError(f'batch_size is {batch_size!r}; expected a whole number of at least 1')
+        if not isinstance(image, EncodedImage):
+            image = self.encode(image, requires_grad=requires_grad, **image_options)
+        elif image_options:
+            raise InputError(f'the image is encoded already; {", ".join(image_options)} belong to encode()')
+        with torch.enable_grad() if requires_grad else torch.inference_mode():
+            sets = self._sets(image, arrows, guidance_map)
+            flows = []
+            bar = tqdm(total=len(sets), desc='propagating', unit='set', disable=not progress)
+            with bar:
+                for start in range(0, len(sets), batch_size):
+                    chunk = sets[start : start + batch_size]
+                    guidance = torch.stack(
+                        [draw_guidance(one, image.working_size, self.collisions) for one, _ in chunk]
+                    )
+                    factors = guidance.new_tensor([factor for _, factor in chunk])
+                    flows.append(self._decode(image, guidance, factors))
+                    bar.update(len(chunk))
+            return torch.cat(flows)
+
+    def __call__(self, image: EncodedImage | ImageLike, arrows: Any, **options: Any) -> np.ndarray:
+        """One guidance set, as an array.
+
+        Args:
+            image: see :meth:`propagate`.
+            arrows: one set, rows x, y, u, v.
+            options: of :meth:`propagate`.
+
+        Returns:
+            (H, W, 2) float32 flow, u to the right and v down, pixels.
+        """
+        flows = self.propagate(image, arrows, **options)
+        if len(flows) != 1:
+            raise InputError(
+                f'{len(flows)} guidance sets were given, expected one; propagate() takes several'
+            )
+        return flow_to_array(flows[0])
+
+    def _normalized(self, image: ImageLike, color_order: str | None, value_range: Any) -> Tensor:
+        if self.normalization == 'none':
+            if not (isinstance(image, Tensor) and image.is_floating_point()):
+                raise InputError(
+                    f"the image is a {type(image).__name__}; with normalization 'none' expected a float "
+                    'tensor (3, H, W), RGB, normalised already'
+                )
+            planes = image[0] if image.ndim == 4 and len(image) == 1 else image
+            if planes.ndim != 3 or len(planes) != 3 or 0 in planes.shape:
+                raise InputError(
+                    f'the image has shape {tuple(image.shape)}; expected (3, H, W) or (1, 3, H, W)'
+                )
+            planes = planes.to(self.device, torch.float32)
+            return planes.flip(0) if color_order == 'bgr' else planes
+        planes = to_rgb_tensor(image, color_order, value_range).to(self.device)
+        if self.normalization == 'minus_one_to_one':
+            return planes / 127.5 - 1
+        preprocessor = self.model.data_preprocessor
+        return (planes - preprocessor.mean) / preprocessor.std
+
+    def _sets(
+        self, image: EncodedImage, arrows: Any, guidance_map: Tensor | np.ndarray | None
+    ) -> list[tuple[Tensor, float]]:
+        """Sets of arrows at the working size, and the factor to multiply the flow of each by."""
+        if not self.model.use_guidance:
+            raise InputError(
+                'the network was trained without guidance (use_guidance=False), arrows mean nothing to it; '
+                'use a config that propagates motion'
+            )
+        if (arrows is None) == (guidance_map is None):
+            raise InputError('expected either arrows or a guidance_map, one of the two')
+        if arrows is not None:
+            sets = parse_arrows(arrows, image.size)
+        else:
+            sets = parse_guidance_map(guidance_map, image.size)
+        limited, largest = [], 0.0
+        for one in sets:
+            one = to_working_size(one.to(self.device), image.size, image.working_size)
+            one, factor, longest = limit_vectors(one, self.max_vector, self.out_of_range)
+            limited.append((one, factor))
+            largest = max(largest, longest)
+        raise_or_warn(largest, self.max_vector, self.out_of_range)
+        return limited
+
+    def _decode(self, image: EncodedImage, guidance: Tensor, factors: Tensor) -> Tensor:
+        motion = self.model.encode_guidance(guidance)
+        flow = self.model.to_flow(self.model.decode(image.features, motion), image.working_size)
+        flow = flow * factors[:, None, None, None]
+        if image.working_size == image.size:
+            return flow
+        ratio = [image.size[1] / image.working_size[1], image.size[0] / image.working_size[0]]
+        flow = F.interpolate(flow, image.size, mode='bilinear')
+        return flow * flow.new_tensor(ratio)[:, None, None]
+
+
+def flow_to_array(flow: Tensor) -> np.ndarray:
+    """(2, H, W) or (T, 2, H, W) flow on any device to a (H, W, 2) or (T, H, W, 2) float32 array."""
+    return np.ascontiguousarray(flow.detach().float().movedim(-3, -1).cpu().numpy())
+
+
+def _check_working_size(size: Any) -> None:
+    sides = size if isinstance(size, Sequence) and not isinstance(size, str) else (size,)
+    whole = all(isinstance(side, int) and not isinstance(side, bool) and side >= 1 for side in sides)
+    if size is not None and not (whole and len(sides) in (1, 2)):
+        raise InputError(
+            f'working_size is {size!r}; expected pixels of the short side, (height, width), or None'
+        )
+
+
+def _resolve_working_size(working: Any, size: tuple[int, int]) -> tuple[int, int]:
+    _check_working_size(working)
+    if working is None:
+        return size
+    if isinstance(working, Sequence) and len(working) == 2:
+        return tuple(working)
+    short = working[0] if isinstance(working, Sequence) else working
+    ratio = short / min(size)
+    return tuple(max(1, round(side * ratio)) for side in size)

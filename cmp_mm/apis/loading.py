@@ -1,0 +1,184 @@
+"""From a config name and a checkpoint to a network ready for use."""
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+
+import cmp_mm
+from cmp_mm import models
+from cmp_mm.engine import CheckpointError, check_weights_fit, load_checkpoint_file, state_dict_of
+from cmp_mm.engine.launch import load_config
+from cmp_mm.models import CMP
+from cmp_mm.models.official import OfficialFormatError, convert_official
+from cmp_mm.registry import MODELS
+
+from .errors import InputError
+
+HOW_TO_GET_WEIGHTS = (
+    '`bash tools/quickstart.sh` trains a small one in minutes, `python tools/train.py CONFIG` a real one; '
+    'checkpoints of the reference implementation are read too'
+)
+_OFFICIAL_KEYS = ('image_encoder.', 'flow_encoder.', 'flow_decoder.')
+
+
+def config_folders() -> list[Path]:
+    """Folders of this project's configs: of a checkout, and of an installed package's ``.mim``."""
+    package = Path(cmp_mm.__file__).resolve().parent
+    candidates = [package.parent / 'configs', package / '.mim' / 'configs']
+    # In site-packages the parent may hold a stranger's `configs`.
+    return [folder for folder in candidates if (folder / '_base_' / 'models').is_dir()]
+
+
+def find_config(name: str) -> Path:
+    """A config by its base name, such as 'cmp_resnet50_plain'.
+
+    Args:
+        name: file name without folder and '.py', of anything in ``configs/_base_/models`` or
+            ``configs/cmp``.
+
+    Raises:
+        InputError: there is none of this name; names similar ones.
+    """
+    known: dict[str, Path] = {}
+    for folder in config_folders():
+        for path in (*(folder / '_base_' / 'models').glob('*.py'), *(folder / 'cmp').glob('*.py')):
+            known.setdefault(path.stem, path)
+    wanted = name.removesuffix('.py')
+    if wanted in known:
+        return known[wanted]
+    close = difflib.get_close_matches(wanted, known, n=3, cutoff=0.4)
+    raise InputError(
+        f'config {name!r} is neither a file nor the name of a config'
+        + (f'; similar names: {", ".join(close)}' if close else '')
+    )
+
+
+def model_config(model: str | os.PathLike | Config | Mapping[str, Any]) -> dict[str, Any]:
+    """The ``model`` part of a config given by name, path or itself.
+
+    Raises:
+        InputError: it cannot be found or read, or is no config of CMP.
+    """
+    name = 'the config given'
+    if isinstance(model, (str, os.PathLike)):
+        name = f'config {os.fspath(model)}'
+        path = Path(model)
+        try:
+            model = load_config(str(path if path.is_file() else find_config(os.fspath(model))))
+        except InputError:
+            raise
+        except ValueError as error:  # launch's UsageError
+            raise InputError(str(error)) from None
+    if not isinstance(model, Mapping | Config):
+        raise InputError(
+            f'the model is a {type(model).__name__}; expected the name or path of a config, a Config or a CMP'
+        )
+    config = model.get('model', model)
+    kind = config.get('type') if isinstance(config, Mapping) else None
+    if kind not in ('CMP', 'cmp_mm.CMP', CMP):
+        raise InputError(f"{name} is of model type {kind!r}; expected 'CMP', which propagates motion")
+    return dict(config)
+
+
+def load_network(
+    model: str | os.PathLike | Config | Mapping[str, Any] | CMP | None,
+    weights: str | os.PathLike | None,
+) -> CMP:
+    """Build a network and fill it; nothing in the checkpoint is executed.
+
+    Args:
+        model: config name, path, Config or its ``model`` part; a built network; or None, which recognises
+            the network from a checkpoint of the reference implementation or one converted from it.
+        weights: own checkpoint, or one of the reference implementation, which is recognised and converted.
+            None for a built network only, which is then used as it is.
+
+    Returns:
+        The network in eval mode, on the CPU if built here; then its parameters need no gradient.
+
+    Raises:
+        InputError: unknown config, or no weights.
+        CheckpointError: the file is missing, broken, not plain data, or of another network.
+    """
+    if isinstance(model, CMP):
+        if weights is not None:
+            state = _read_weights(weights, model.guidance_encoder.stride)[1]
+            _fill(model, state, weights)
+        return model.eval()
+    if weights is None:
+        raise InputError(f'no weights were given: name a checkpoint; {HOW_TO_GET_WEIGHTS}')
+    if model is None:
+        config, state = _read_weights(weights, 32)
+        if config is None:
+            raise InputError(
+                f'checkpoint {weights} does not tell its network; name the config it was trained with'
+            )
+        network = _build(config)
+    else:
+        network = _build(model_config(model))
+        state = _read_weights(weights, network.guidance_encoder.stride)[1]
+    _fill(network, state, weights)
+    return network.eval().requires_grad_(False)
+
+
+def _build(config: Mapping[str, Any]) -> CMP:
+    try:
+        return MODELS.build({'_scope_': 'cmp_mm', **config})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f'the network of the config cannot be built: {reason}') from error
+
+
+def _read_weights(path: str | os.PathLike, stride: int) -> tuple[dict | None, dict[str, torch.Tensor]]:
+    """The config, where the file tells it, and the state dict under our names."""
+    checkpoint = load_checkpoint_file(path, 'cpu')
+    try:
+        state = state_dict_of(checkpoint)
+    except CheckpointError as error:
+        raise CheckpointError(f'checkpoint {path}: {error}') from None
+    state = {re.sub(r'^module\.', '', key): value for key, value in state.items()}
+    if any(key.startswith(_OFFICIAL_KEYS) for key in state):
+        try:
+            config, state = convert_official(state, stride if stride in (8, 32) else 32)
+        except OfficialFormatError as error:
+            raise CheckpointError(f'checkpoint {path}: {error}') from None
+    else:
+        config = _plain_config((checkpoint.get('meta') or {}).get('model'))
+    if all(key.startswith(('backbone.', 'neck.')) for key in state):
+        raise CheckpointError(
+            f'checkpoint {path} holds an image encoder alone; propagation needs the whole network it was '
+            'trained in'
+        )
+    return config, state
+
+
+def _plain_config(config: Any) -> dict | None:
+    """The network a checkpoint describes, if every part of it is one of ours.
+
+    A registry imports whatever dotted name it is given, so a type out of a file must be looked at first.
+    """
+    if not isinstance(config, dict) or config.get('type') != 'CMP':
+        return None
+    allowed, stack = set(models.__all__), [config]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, dict):
+            if 'type' in value and not (isinstance(value['type'], str) and value['type'] in allowed):
+                return None
+            if 'init_cfg' in value or '_scope_' in value:
+                return None
+            stack.extend(value.values())
+        elif isinstance(value, (list, tuple)):
+            stack.extend(value)
+    return config
+
+
+def _fill(network: CMP, state: Mapping[str, torch.Tensor], path: str | os.PathLike) -> None:
+    check_weights_fit(network, state, str(path))
+    # check_weights_fit lets nothing be missing but the counters of old files.
+    network.load_state_dict(state, strict=False)
