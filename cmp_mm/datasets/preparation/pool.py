@@ -25,6 +25,7 @@ from .store import Store
 ATTEMPTS = 2
 POLL_SECONDS = 0.5
 EXIT_SECONDS = 5.0
+START_SECONDS = 120.0  # to load the libraries, from a busy network drive
 # Workers need numpy, OpenCV and PyAV only; `cmp_mm.datasets` imports torch and mmengine, 2 seconds and
 # 200 MB each, so it is entered without its __init__.
 BOOTSTRAP = """
@@ -120,9 +121,9 @@ class WorkerPool:
                     process.source = None
 
     def _stalled(self, process: '_Process') -> bool:
-        silent = process.source is not None and time.monotonic() - process.heard > self._stall_seconds
-        process.stalled = silent
-        return silent
+        limit = self._stall_seconds if process.ready else max(self._stall_seconds, START_SECONDS)
+        process.stalled = process.source is not None and time.monotonic() - process.heard > limit
+        return process.stalled
 
     def _bury(
         self, process: '_Process', waiting: deque[Source], attempts: dict[str, int], on_message: OnMessage

@@ -80,7 +80,8 @@ class Store:
                         'folder, or overwrite'
                     )
             wanted = self.settings.to_dict()
-            if present is not None and present != wanted and not overwrite:
+            # Where nothing was prepared yet, a first attempt with a typing error does not count.
+            if present not in (None, wanted) and not overwrite and self._prepared():
                 changed = [
                     f'{name} {present.get(name)!r}, now {wanted.get(name)!r}'
                     for name in sorted({*present, *wanted})
@@ -179,6 +180,11 @@ class Store:
         lines = [head, *rows]
         write_whole([(path, b''.join(dump_json(line) for line in lines))])
         return Journal(path, rows)
+
+    def _prepared(self) -> bool:
+        """Tell whether a video was begun or finished here."""
+        records = self.out / 'records'
+        return records.is_dir() and any(not name.startswith('.') for name in os.listdir(records))
 
     def _part_path(self, video: str) -> Path:
         return self.out / 'records' / f'{video}.part'

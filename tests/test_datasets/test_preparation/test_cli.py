@@ -1,0 +1,80 @@
+import pytest
+
+from cmp_mm.datasets.preparation.cli import main
+
+
+def run(*arguments) -> int:
+    return main([*map(str, arguments), '--short-side', '64', '--workers', '1'])
+
+
+def test_all_is_well(tmp_path, videos, capsys):
+    options = ['--group-by', 'j|w', '--reference-lists', '--estimator-options', 'preset=fast']
+    assert run(videos / 'jump', videos / 'walk.mp4', '--out', tmp_path / 'out', *options) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith('10 pairs of 12 sampled frames of 2 videos')
+    assert 'train 5 pairs of 1 groups, val 5 of 1' in printed.out
+    assert '2/2 videos, 10 pairs, 0 left out' in printed.err
+    assert (tmp_path / 'out' / 'val.txt').exists()
+    # Again: nothing is left to do.
+    assert run(videos / 'jump', videos / 'walk.mp4', '--out', tmp_path / 'out', *options) == 0
+    assert capsys.readouterr().out == printed.out
+    # Fewer sources: the others stay, and are left out.
+    assert run(videos / 'jump', '--out', tmp_path / 'out', *options) == 0
+    assert '1 videos in' in capsys.readouterr().out
+
+
+def test_skipped_videos_show_in_the_exit_code(tmp_path, videos, capsys):
+    (videos / 'broken.mp4').write_bytes(b'x' * 100)
+    assert run(videos, '--out', tmp_path / 'out') == 1
+    printed = capsys.readouterr()
+    assert 'broken.mp4: skipped: cannot be read as a video' in printed.err
+    assert printed.err.splitlines()[-1] == '1 videos were skipped and 0 are damaged'
+    assert 'skipped: ' in printed.out
+
+
+def test_no_pair_at_all_shows_in_the_exit_code(tmp_path, moving_frames, write_video, capsys):
+    video = write_video(tmp_path / 'still.mp4', moving_frames(1) * 5)
+    assert run(video, '--out', tmp_path / 'out') == 1
+    assert 'error: no pair is left' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'code', 'message'),
+    [
+        (['gone', '--out', 'out'], 2, 'SRC gone: no such file or folder'),
+        (['--out', 'out'], 2, 'no SRC given'),
+        (
+            ['.', '--out', 'out', '--estimator-options', 'preset'],
+            2,
+            "'preset' has no value; expected KEY=VALUE",
+        ),
+        (['.', '--out', 'out', '--shard', '5'], 2, "shard '5' is no shard"),
+        (['still.mp4', '--out', 'still.mp4'], 3, 'cannot write still.mp4: File exists'),
+        (
+            ['still.mp4', '--out', 'out', '--merge-only'],
+            4,
+            '1 of 1 videos in out are not ready, first still;',
+        ),
+    ],
+)
+def test_what_is_wrong_is_one_line(tmp_path, monkeypatch, capsys, arguments, code, message):
+    (tmp_path / 'still.mp4').write_bytes(b'x')
+    monkeypatch.chdir(tmp_path)
+    assert run(*arguments) == code
+    error = capsys.readouterr().err
+    assert error.startswith('error: ') and message in error and error.count('\n') == 1
+
+
+def test_other_settings_on_a_folder_are_refused_unless_overwritten(tmp_path, videos, capsys):
+    arguments = [videos / 'jump', '--out', tmp_path / 'out']
+    assert run(*arguments) == 0
+    assert run(*arguments, '--quality', 50) == 2
+    assert 'prepared with other settings (quality 90, now 50)' in capsys.readouterr().err
+    before = (tmp_path / 'out' / 'frames' / 'jump' / '000000.jpg').stat().st_size
+    assert run(*arguments, '--quality', 50, '--overwrite') == 0
+    assert (tmp_path / 'out' / 'frames' / 'jump' / '000000.jpg').stat().st_size < before
+
+
+def test_a_rank_that_is_not_the_last_says_so(tmp_path, videos, capsys):
+    assert run(videos, '--out', tmp_path / 'out', '--shard', '0/3') == 0
+    assert 'rank 0 of 3 is done; 2 videos of the others are not ready yet' in capsys.readouterr().out

@@ -1,0 +1,261 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import cmp_mm
+from cmp_mm.datasets import ImageFlowDataset
+from cmp_mm.datasets.preparation import IncompleteError, OutputError, PrepareError, prepare
+from cmp_mm.flow import read_flow
+
+ROOT = str(Path(cmp_mm.__file__).parents[1])
+OPTIONS = {'short_side': 64, 'progress': False}
+
+
+def entries(out: Path) -> list[dict]:
+    parts = [json.loads((out / f'{split}.json').read_text())['data_list'] for split in ('train', 'val')]
+    return sorted(parts[0] + parts[1], key=lambda entry: entry['img_path'])
+
+
+def test_pairs_hold_the_frames_and_the_motion_between_them(tmp_path, videos):
+    out = tmp_path / 'out'
+    summary = prepare([videos], out, workers=2, **OPTIONS)
+    assert summary['complete'] and summary['videos']['ok'] == 3
+    assert summary['pairs']['total'] == 15 and summary['pairs']['val'] >= 5
+    assert summary['motion']['mean_px']['mean'] == pytest.approx(2.5, abs=0.3)
+    motion = {'jump': (3, -1), 'walk': (2, 1), 'more-run': (2, 1)}
+    for entry in entries(out):
+        frame = cv2.imread(str(out / entry['img_path']))
+        assert frame.shape[:2] == (entry['height'], entry['width']) == (64, 96)
+        assert (out / entry['img2_path']).exists()
+        flow, _ = read_flow([out / path for path in entry['flow_path']])
+        middle = np.median(flow[16:48, 16:80], axis=(0, 1))
+        assert middle == pytest.approx(motion[entry['video']], abs=0.5)
+    assert not list(out.rglob('*.tmp')) and not list(out.rglob('*.part'))
+    sheet = cv2.imread(str(out / 'contact_sheet.png'))
+    assert sheet is not None and sheet.std() > 20
+    assert json.loads((out / 'summary.json').read_text())['pairs'] == summary['pairs']
+
+
+@pytest.mark.parametrize('flow_format', ['jpg', 'flo', 'kitti', 'npz'])
+def test_the_data_set_reads_every_format(tmp_path, videos, flow_format):
+    out = tmp_path / 'out'
+    prepare([videos / 'jump', videos / 'walk.mp4'], out, workers=1, flow_format=flow_format, **OPTIONS)
+    pipeline = [{'type': 'LoadImage'}, {'type': 'LoadFlow'}]
+    dataset = ImageFlowDataset(ann_file=str(out / 'train.json'), pipeline=pipeline)
+    assert len(dataset) == 5
+    sample = dataset[2]
+    assert sample['img'].shape == (64, 96, 3) and sample['flow'].shape == (64, 96, 2)
+    assert np.isfinite(sample['flow']).all() and 2 < np.abs(sample['flow']).max() < 10
+
+
+def test_the_number_of_workers_changes_no_byte(tmp_path, videos, contents):
+    for name, workers in (('one', 1), ('seven', 7)):
+        prepare([videos], tmp_path / name, workers=workers, reference_lists=True, **OPTIONS)
+    assert contents(tmp_path / 'one') == contents(tmp_path / 'seven')
+    assert 'train.txt' in contents(tmp_path / 'one')
+
+
+def test_static_pairs_and_cuts_are_left_out_and_counted(tmp_path, moving_frames, write_video):
+    frames = moving_frames(4)
+    scenes = [*frames, frames[-1], frames[-1], *moving_frames(4, mirrored=True)]
+    video = write_video(tmp_path / 'v.mp4', scenes)
+    summary = prepare([video], tmp_path / 'out', workers=1, **OPTIONS)
+    assert summary['rejected'] == {'cut': 1, 'static': 2, 'size': 0, 'gap': 0, 'no_flow': 0}
+    kept = [entry['img_path'][-10:-4] for entry in entries(tmp_path / 'out')]
+    assert kept == ['000000', '000001', '000002', '000006', '000007', '000008']
+    stored = sorted(path.stem for path in (tmp_path / 'out' / 'frames' / 'v').iterdir())
+    assert stored == [f'{index:06d}' for index in (0, 1, 2, 3, 6, 7, 8, 9)]
+
+
+def test_frames_of_several_sizes_are_reported(tmp_path, moving_frames, write_folder):
+    folder = write_folder(tmp_path / 'f', moving_frames(3))
+    for index, frame in enumerate(moving_frames(3, size=(64, 80))):
+        cv2.imwrite(str(folder / f'frame{10 + index}.png'), frame)
+    summary = prepare([folder], tmp_path / 'out', workers=1, **OPTIONS)
+    assert summary['rejected']['size'] == 1 and summary['pairs']['total'] == 4
+    (problem,) = summary['problems']
+    assert problem['status'] == 'damaged'
+    assert problem['reason'] == 'frames of 2 sizes: 96 x 64 (3), 80 x 64 (3)'
+    assert {(entry['width'], entry['height']) for entry in entries(tmp_path / 'out')} == {(96, 64), (80, 64)}
+
+
+def test_broken_and_empty_videos_are_skipped_and_named(tmp_path, videos, moving_frames, write_video):
+    (videos / 'empty.mp4').write_bytes(b'')
+    data = (videos / 'walk.mp4').read_bytes()
+    (videos / 'half.mp4').write_bytes(data[: len(data) // 2])
+    write_video(videos / 'short.mp4', moving_frames(1))
+    summary = prepare([videos], tmp_path / 'out', workers=2, **OPTIONS)
+    assert summary['videos'] == {'total': 6, 'ok': 3, 'damaged': 0, 'skipped': 3, 'without_pairs': 0}
+    assert summary['pairs']['total'] == 15
+    reasons = {problem['video']: problem['reason'] for problem in summary['problems']}
+    assert reasons['short'] == 'has 1 frames at this rate; a pair needs 2'
+    assert 'cannot be read as a video' in reasons['empty'] and reasons['half']
+    assert not (tmp_path / 'out' / 'frames' / 'half').exists()
+
+
+def test_a_source_that_changed_is_prepared_again(tmp_path, videos, moving_frames, write_video, contents):
+    out = tmp_path / 'out'
+    prepare([videos], out, workers=1, **OPTIONS)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob('flow/*/*')}
+    write_video(videos / 'walk.mp4', moving_frames(4))
+    summary = prepare([videos], out, workers=1, **OPTIONS)
+    assert summary['pairs']['total'] == 13
+    after = {path: path.stat().st_mtime_ns for path in out.rglob('flow/*/*')}
+    assert {path for path in after if after[path] != before[path]} == set(out.glob('flow/walk/*'))
+    prepare([videos], tmp_path / 'fresh', workers=1, **OPTIONS)
+    assert contents(out) == contents(tmp_path / 'fresh')
+
+
+def test_precomputed_flow_is_taken_by_name(tmp_path, videos):
+    first, second = tmp_path / 'first', tmp_path / 'second'
+    prepare([videos / 'walk.mp4'], first, workers=1, flow_format='flo', **OPTIONS)
+    flow = first / 'flow'
+    (flow / 'walk' / '000002.flo').unlink()
+    options = {'estimator': 'precomputed', 'estimator_options': {'root': str(flow)}, 'flow_format': 'flo'}
+    summary = prepare([videos / 'walk.mp4'], second, workers=1, **options, **OPTIONS)
+    assert summary['pairs']['total'] == 4 and summary['rejected']['no_flow'] == 1
+    assert summary['problems'][0]['reason'] == 'no usable flow for 1 pairs'
+    for index in (0, 1, 3, 4):
+        name = f'flow/walk/{index:06d}.flo'
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+def test_a_worker_that_dies_costs_its_video_only(tmp_path, videos, moving_frames, write_folder, inject):
+    write_folder(videos / 'killer', moving_frames(6))
+    write_folder(videos / 'once', moving_frames(6))
+    inject()
+    summary = prepare([videos], tmp_path / 'out', workers=2, **OPTIONS)
+    assert summary['videos']['skipped'] == 1 and summary['videos']['ok'] == 4
+    (problem,) = summary['problems']
+    assert problem['video'] == 'killer' and problem['reason'] == 'its worker died (SIGKILL)'
+    assert (tmp_path / 'faults' / 'mark').exists()  # the other one died once, and was tried again
+    assert sum(entry['video'] == 'once' for entry in entries(tmp_path / 'out')) == 5
+    # The next run tries again what died.
+    (tmp_path / 'faults' / 'sitecustomize.py').unlink()
+    assert prepare([videos], tmp_path / 'out', workers=2, **OPTIONS)['videos']['ok'] == 5
+
+
+def test_a_worker_that_hangs_is_killed(tmp_path, videos, moving_frames, write_folder, inject):
+    write_folder(videos / 'sleeper', moving_frames(3))
+    inject()
+    started = time.monotonic()
+    summary = prepare([videos], tmp_path / 'out', workers=2, stall_seconds=3, **OPTIONS)
+    assert time.monotonic() - started < 60
+    assert [problem['video'] for problem in summary['problems']] == ['sleeper']
+    assert summary['problems'][0]['reason'] == 'its worker said nothing for 3 seconds'
+
+
+def test_a_full_disk_stops_with_one_line_and_is_continued(tmp_path, videos, inject, contents, monkeypatch):
+    out = tmp_path / 'out'
+    inject(full=True)
+    with pytest.raises(OutputError, match='cannot write .*000003.*: No space left on device') as caught:
+        prepare([videos], out, workers=2, **OPTIONS)
+    assert '\n' not in str(caught.value)
+    assert not list(out.rglob('*.tmp')) and not (out / 'train.json').exists()
+    monkeypatch.delenv('PYTHONPATH')
+    prepare([videos], out, workers=2, **OPTIONS)
+    prepare([videos], tmp_path / 'fresh', workers=2, **OPTIONS)
+    assert contents(out) == contents(tmp_path / 'fresh')
+
+
+def start(arguments: list[str], **options) -> subprocess.Popen:
+    code = 'import sys; from cmp_mm.datasets.preparation.cli import main; sys.exit(main())'
+    environment = {**os.environ, 'PYTHONPATH': f'{os.environ.get("PYTHONPATH", "")}:{ROOT}'}
+    return subprocess.Popen(
+        [sys.executable, '-c', code, *arguments],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def wait_for(condition, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, 'nothing happened'
+        time.sleep(0.005)
+
+
+def count_rows(out: Path) -> int:
+    """Pairs dealt with: lines of the journals, and pairs of finished videos (never fewer than before)."""
+    rows = 0
+    for path in (out / 'records').glob('[!.]*'):
+        try:
+            text = path.read_text()
+            rows += text.count('\n') - 1 if path.suffix == '.part' else len(json.loads(text)['pairs'])
+        except (FileNotFoundError, ValueError):
+            continue
+    return rows
+
+
+def test_killed_at_any_time_it_continues_to_the_same_bytes(tmp_path, videos, contents, inject, monkeypatch):
+    out = tmp_path / 'out'
+    inject(delay=0.03)
+    for rows in (2, 8):
+        process = start([str(videos), '--out', str(out), '--workers', '2', '--short-side', '64'])
+        wait_for(lambda rows=rows: count_rows(out) >= rows)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        # Its workers notice that it is gone, and stop.
+        time.sleep(0.5)
+        stopped = count_rows(out)
+        time.sleep(0.3)
+        assert count_rows(out) == stopped
+        process.stderr.close()
+        assert not (out / 'train.json').exists()
+    monkeypatch.delenv('PYTHONPATH')
+    times = {path: path.stat().st_mtime_ns for path in out.rglob('flow/*/*.jpg')}
+    prepare([videos], out, workers=2, **OPTIONS)
+    assert sum(path.stat().st_mtime_ns == changed for path, changed in times.items()) >= 2 * 8  # kept
+    prepare([videos], tmp_path / 'fresh', workers=2, **OPTIONS)
+    assert contents(out) == contents(tmp_path / 'fresh')
+
+
+@pytest.mark.parametrize('signum', [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_stops_cleanly_and_says_how_to_continue(tmp_path, videos, inject, signum):
+    out = tmp_path / 'out'
+    inject(delay=0.05)
+    process = start([str(videos), '--out', str(out), '--workers', '1', '--short-side', '64'])
+    wait_for(lambda: count_rows(out) >= 2)
+    process.send_signal(signum)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == f'interrupted; run the same command again to continue in {out}'
+    assert 'Traceback' not in errors
+
+
+def test_two_ranks_share_the_videos_and_the_last_merges(tmp_path, videos, contents, monkeypatch):
+    shutil.copytree(videos / 'jump', videos / 'jump2', copy_function=shutil.copy2)
+    out = tmp_path / 'out'
+    monkeypatch.setenv('RANK', '1')
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    assert prepare([videos], out, workers=1, **OPTIONS) == {'complete': False, 'missing': 2}
+    with pytest.raises(IncompleteError, match='2 of 4 videos in .* are not ready, first jump;'):
+        prepare([videos], out, merge_only=True, **OPTIONS)
+    monkeypatch.setenv('RANK', '0')
+    assert prepare([videos], out, workers=1, **OPTIONS)['complete']
+    monkeypatch.undo()
+    prepare([videos], tmp_path / 'one', workers=1, **OPTIONS)
+    assert contents(out) == contents(tmp_path / 'one')
+    (out / 'train.json').unlink()
+    prepare([], out, merge_only=True, **OPTIONS)
+    assert contents(out) == contents(tmp_path / 'one')
+
+
+def test_a_missing_extra_or_wrong_option_is_one_line(tmp_path, videos):
+    with pytest.raises(PrepareError, match="'nope' is unknown; expected one of dis"):
+        prepare([videos], tmp_path / 'out', workers=1, estimator='nope', **OPTIONS)
+    with pytest.raises(PrepareError, match='whose frame rate is unknown; give folder fps'):
+        prepare([videos], tmp_path / 'out', workers=1, fps=5.0, **OPTIONS)
+    with pytest.raises(PrepareError, match='workers is 0'):
+        prepare([videos], tmp_path / 'out', workers=0, **OPTIONS)

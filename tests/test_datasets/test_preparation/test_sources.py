@@ -1,0 +1,97 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from cmp_mm.datasets.preparation.errors import PrepareError
+from cmp_mm.datasets.preparation.sources import find_sources, list_frames, natural_key
+
+
+def touch(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b'x')
+    return path
+
+
+def test_frame_names_are_ordered_as_people_count():
+    names = ['f10.png', 'f2.png', 'f1.png', 'f01.png', 'a2b10.png', 'a2b9.png', '7.png']
+    expected = ['7.png', 'a2b9.png', 'a2b10.png', 'f01.png', 'f1.png', 'f2.png', 'f10.png']
+    assert sorted(names, key=natural_key) == expected
+
+
+def test_any_mix_of_files_and_folders_is_searched_recursively(tmp_path):
+    touch(tmp_path / 'set' / 'a.mp4')
+    touch(tmp_path / 'set' / 'deep' / 'er' / 'b.MKV')
+    for number in (1, 2, 10):
+        touch(tmp_path / 'set' / 'frames' / f'{number}.jpg')
+    touch(tmp_path / 'set' / 'notes.txt')
+    touch(tmp_path / 'set' / '.hidden' / 'c.mp4')
+    touch(tmp_path / 'set' / 'cover.jpg')
+    lone = touch(tmp_path / 'lone.video')
+
+    sources = find_sources([tmp_path / 'set', lone])
+
+    assert [(source.name, source.kind) for source in sources] == [
+        ('a', 'video'),
+        ('deep-er-b', 'video'),
+        ('frames', 'frames'),
+        ('lone', 'video'),
+    ]
+    assert [source.label for source in sources] == ['a', 'deep/er/b', 'frames', 'lone']
+    assert [os.path.basename(path) for path in list_frames(sources[2].path)] == ['1.jpg', '2.jpg', '10.jpg']
+
+
+def test_the_output_folder_and_repeated_sources_are_not_searched(tmp_path):
+    video = touch(tmp_path / 'a.mp4')
+    touch(tmp_path / 'out' / 'frames' / 'a' / '000000.jpg')
+    touch(tmp_path / 'out' / 'frames' / 'a' / '000001.jpg')
+    (tmp_path / 'loop').symlink_to(tmp_path)
+    sources = find_sources([tmp_path, video, tmp_path], tmp_path / 'out')
+    assert [source.name for source in sources] == ['a']
+    with pytest.raises(PrepareError, match='lies in the output folder'):
+        find_sources([tmp_path / 'out' / 'frames'], tmp_path / 'out')
+
+
+def test_names_are_unique_and_fit_for_lists_and_file_systems(tmp_path):
+    for name in ('a.mp4', 'a.avi', 'b/c.mp4', 'b-c.mp4', 'two words.mp4', '-dash.mp4', 'é' * 120 + '.mp4'):
+        touch(tmp_path / 'set' / name)
+    touch(tmp_path / 'other' / 'a.mp4')
+    sources = find_sources([tmp_path / 'set', tmp_path / 'other'])
+    names = [source.name for source in sources]
+    assert len(set(names)) == len(sources) == 8
+    assert all(len(name.encode()) <= 170 and not set(name) & set(' /') for name in names)
+    assert not any(name.startswith(('.', '-')) for name in names)
+    assert names == sorted(names)
+    assert 'two_words' in names
+    # The same files give the same names in whatever order they are given.
+    assert find_sources([tmp_path / 'other', tmp_path / 'set']) == sources
+
+
+def test_a_changed_source_is_told_from_an_unchanged_one(tmp_path):
+    touch(tmp_path / 'a.mp4')
+    for number in (1, 2):
+        touch(tmp_path / 'f' / f'{number}.png')
+    video, frames = find_sources([tmp_path])
+    before = video.fingerprint(), frames.fingerprint()
+    assert (video.fingerprint(), frames.fingerprint()) == before
+    (tmp_path / 'a.mp4').write_bytes(b'longer')
+    touch(tmp_path / 'f' / '3.png')
+    assert video.fingerprint() != before[0]
+    assert frames.fingerprint() != before[1]
+
+
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('gone', 'no such file or folder'),
+        ('empty', 'no video file and no folder of frames'),
+        ('image.png', 'an image; expected a video file or the folder of its frames'),
+    ],
+)
+def test_a_wrong_source_is_named(tmp_path, name, message):
+    (tmp_path / 'empty').mkdir()
+    touch(tmp_path / 'image.png')
+    with pytest.raises(PrepareError, match=f'SRC .*{name}: {message}'):
+        find_sources([tmp_path / name])
+    with pytest.raises(PrepareError, match='no SRC given'):
+        find_sources([])

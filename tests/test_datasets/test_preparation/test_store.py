@@ -1,0 +1,97 @@
+import json
+
+import pytest
+
+from cmp_mm.datasets.preparation.errors import OutputError, PrepareError
+from cmp_mm.datasets.preparation.settings import PairSettings
+from cmp_mm.datasets.preparation.store import Store
+
+PRINT = {'label': 'a', 'bytes': 3, 'changed_ns': 1}
+RECORD = {'video': 'a', 'fingerprint': PRINT, 'retry': False, 'pairs': []}
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    store = Store(tmp_path / 'out', PairSettings())
+    store.claim()
+    return store
+
+
+def test_a_folder_holds_one_set_of_settings(store):
+    store.write_record('a', RECORD)
+    Store(store.out, PairSettings()).claim()
+    other = Store(store.out, PairSettings(short_side=240, quality=80))
+    with pytest.raises(PrepareError, match='other settings .quality 90, now 80; short_side 416, now 240'):
+        other.claim()
+    other.claim(overwrite=True)
+    assert other.read_record('a') is None  # made with the old settings, so it is to be made again
+    assert store.read_record('a') is not None
+
+
+def test_settings_may_change_while_nothing_is_prepared(store):
+    other = Store(store.out, PairSettings(short_side=240))
+    other.claim()
+    other.resume('a', PRINT).close()
+    with pytest.raises(PrepareError, match='other settings'):
+        store.claim()
+
+
+def test_a_folder_of_someone_else_is_not_taken(tmp_path):
+    (tmp_path / 'frames').mkdir()
+    with pytest.raises(PrepareError, match='holds frames but no settings.json'):
+        Store(tmp_path, PairSettings()).claim()
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(OutputError, match='cannot write .*file/out: Not a directory'):
+        Store(tmp_path / 'file' / 'out', PairSettings()).claim()
+
+
+def test_finished_means_same_settings_same_source_and_files_there(store):
+    assert not store.finished('a', PRINT)
+    store.write_record('a', RECORD)
+    assert store.finished('a', PRINT)
+    assert not store.finished('a', {**PRINT, 'bytes': 4})
+    store.write_record('a', {**RECORD, 'retry': True})
+    assert not store.finished('a', PRINT)
+    store.write_record('a', {**RECORD, 'pairs': [[0, 48, 64, 1.0, 2.0, 0.1, 0]]})
+    assert not store.finished('a', PRINT)
+    for path in [store.frame_path('a', 0), store.frame_path('a', 1), *store.flow_paths('a', 0)]:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b'x')
+    assert store.finished('a', PRINT)
+
+
+def test_a_journal_survives_a_torn_line(store):
+    journal = store.resume('a', PRINT)
+    for index in range(3):
+        journal.add([index, 'static'])
+    journal.close()
+    part = store.out / 'records' / 'a.part'
+    part.write_bytes(part.read_bytes() + b'[3, "sta')
+    (store.out / 'frames' / 'a' / '.000003.jpg.1-2.tmp').write_bytes(b'half')
+
+    journal = store.resume('a', PRINT)
+
+    assert journal.rows == [[index, 'static'] for index in range(3)]
+    assert not list((store.out / 'frames' / 'a').iterdir())
+    journal.add([3, 'cut'])
+    journal.close()
+    assert [json.loads(line) for line in part.read_text().splitlines()][1:][-1] == [3, 'cut']
+
+
+@pytest.mark.parametrize('change', ['source', 'settings', 'broken'])
+def test_a_journal_of_something_else_is_not_believed(store, change):
+    journal = store.resume('a', PRINT)
+    journal.add([0, 'static'])
+    journal.close()
+    (store.out / 'flow' / 'a' / '000000_x.jpg').write_bytes(b'old')
+    if change == 'broken':
+        part = store.out / 'records' / 'a.part'
+        part.write_bytes(part.read_bytes().replace(b'static', b'"'))
+    other = Store(store.out, PairSettings(quality=80)) if change == 'settings' else store
+    journal = other.resume('a', {**PRINT, 'bytes': 4} if change == 'source' else PRINT)
+    assert journal.rows == []
+    assert not list((store.out / 'flow' / 'a').iterdir())
+    journal.close()
