@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 
 UNSEEN, GOOD, BAD = 0, 1, 2
@@ -36,7 +37,16 @@ class SampleLedger:
     def __init__(self, size: int, max_bad_share: float, grace: int = 1000) -> None:
         self.max_bad_share = max_bad_share
         self.grace = min(grace, size)
-        self._state = torch.zeros(size, dtype=torch.uint8).share_memory_()
+        self._shared = torch.zeros(size, dtype=torch.uint8).share_memory_()
+        self._state = self._shared.numpy()
+
+    def __getstate__(self) -> dict:
+        # A spawned worker gets the shared tensor; a pickled numpy view would be a copy of its own.
+        return {key: value for key, value in vars(self).items() if key != '_state'}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
+        self._state = self._shared.numpy()
 
     def mark_good(self, index: int) -> None:
         """Note that a sample was read. A sample once bad stays bad: its file is not to be trusted."""
@@ -51,15 +61,18 @@ class SampleLedger:
 
     @property
     def num_bad(self) -> int:
-        return int((self._state == BAD).sum())
+        """Distinct samples that were bad."""
+        return int(np.count_nonzero(self._state == BAD))
 
     @property
     def num_seen(self) -> int:
-        return int((self._state != UNSEEN).sum())
+        """Distinct samples that were read, good or bad."""
+        return int(np.count_nonzero(self._state))
 
     @property
     def bad_indices(self) -> list[int]:
-        return torch.nonzero(self._state == BAD).flatten().tolist()
+        """Indices of the samples that were bad, in order."""
+        return np.flatnonzero(self._state == BAD).tolist()
 
     def too_many(self) -> bool:
         """Whether distinct bad samples exceed ``ceil(max_bad_share * max(distinct samples read, grace))``."""

@@ -128,7 +128,7 @@ def test_mmengine_conveniences(pair_set, pipeline):
     assert dataset.metainfo['flow_format'] == 'jpg'
     subset = dataset.get_subset([4, 1])
     assert len(subset) == 2 and subset[0]['data_samples'].img_path == dataset[4]['data_samples'].img_path
-    assert len(dataset) == 6 and len(dataset.ledger._state) == 6 and len(subset.ledger._state) == 2
+    assert len(dataset) == 6 and dataset.ledger.grace == 6 and subset.ledger.grace == 2
     dataset.get_subset_(2)
     assert len(dataset) == 2 and dataset[1]['data_samples'].sample_idx == 1
     lazy = ImageFlowDataset(

@@ -45,4 +45,6 @@ class PackFlowInputs(BaseTransform):
 
 def _planes(array: np.ndarray) -> torch.Tensor:
     """(H, W, C) array to a contiguous (C, H, W) tensor."""
-    return torch.from_numpy(np.stack(cv2.split(array)))
+    planes = np.empty((array.shape[2], *array.shape[:2]), dtype=array.dtype)
+    cv2.split(array, list(planes))  # several times faster than a transposed copy
+    return torch.from_numpy(planes)

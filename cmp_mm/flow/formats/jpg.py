@@ -55,7 +55,8 @@ def decode_jpg(data: tuple[bytes, bytes], bound: float) -> tuple[np.ndarray, Non
     if axes[0].shape != axes[1].shape:
         sizes = [f'{axis.shape[1]} x {axis.shape[0]}' for axis in axes]
         raise FlowFormatError(f'jpg flow has x of {sizes[0]} and y of {sizes[1]} pixels; expected one size')
-    return np.stack(axes, axis=2).astype(np.float32) * np.float32(2 * bound / 255) - np.float32(bound), None
+    pixels_of = np.arange(256, dtype=np.float32) * np.float32(2 * bound / 255) - np.float32(bound)
+    return cv2.LUT(cv2.merge(axes), pixels_of), None
 
 
 def _encode_grey(grey: np.ndarray) -> bytes:
