@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cmp_mm.models import CMP
+from cmp_mm.models.data_preprocessor import pad_to
 
 from .arrows import (
     COLLISIONS,
@@ -133,7 +134,8 @@ class CMPInferencer:
             working = _resolve_working_size(self.working_size if working_size is None else working_size, size)
             if working != size:
                 planes = F.interpolate(planes, working, mode='bilinear', antialias=True)
-            return EncodedImage(tuple(self.model.encode_image(planes)), size, working)
+            features = self.model.encode_image(pad_to(planes, self._canvas(working)))
+            return EncodedImage(tuple(features), size, working)
 
     def propagate(
         self,
@@ -176,14 +178,12 @@ class CMPInferencer:
             raise InputError(f'the image is encoded already; {", ".join(image_options)} belong to encode()')
         with torch.enable_grad() if requires_grad else torch.inference_mode():
             sets = self._sets(image, arrows, guidance_map)
-            flows = []
+            canvas, flows = self._canvas(image.working_size), []
             bar = tqdm(total=len(sets), desc='propagating', unit='set', disable=not progress)
             with bar:
                 for start in range(0, len(sets), batch_size):
                     chunk = sets[start : start + batch_size]
-                    guidance = torch.stack(
-                        [draw_guidance(one, image.working_size, self.collisions) for one, _ in chunk]
-                    )
+                    guidance = torch.stack([draw_guidance(one, canvas, self.collisions) for one, _ in chunk])
                     factors = guidance.new_tensor([factor for _, factor in chunk])
                     flows.append(self._decode(image, guidance, factors))
                     bar.update(len(chunk))
@@ -227,6 +227,11 @@ class CMPInferencer:
         preprocessor = self.model.data_preprocessor
         return (planes - preprocessor.mean) / preprocessor.std
 
+    def _canvas(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width), enlarged where the coarsest scale of the decoder would have no pixel."""
+        least = self.model.guidance_encoder.stride * max(self.model.decoder.propagation.combo)
+        return max(size[0], least), max(size[1], least)
+
     def _sets(
         self, image: EncodedImage, arrows: Any, guidance_map: Tensor | np.ndarray | None
     ) -> list[tuple[Tensor, float]]:
@@ -253,7 +258,8 @@ class CMPInferencer:
 
     def _decode(self, image: EncodedImage, guidance: Tensor, factors: Tensor) -> Tensor:
         motion = self.model.encode_guidance(guidance)
-        flow = self.model.to_flow(self.model.decode(image.features, motion), image.working_size)
+        flow = self.model.to_flow(self.model.decode(image.features, motion), guidance.shape[-2:])
+        flow = flow[..., : image.working_size[0], : image.working_size[1]]
         flow = flow * factors[:, None, None, None]
         if image.working_size == image.size:
             return flow

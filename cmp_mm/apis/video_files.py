@@ -88,9 +88,6 @@ def _write_gif(frames: Iterable[np.ndarray], path: Path, fps: float) -> int:
         append_images=pictures[1:],
         duration=max(20, round(100 / fps) * 10),
         loop=0,
-        # Otherwise Pillow merges frames that are alike, and the count and timing change.
-        disposal=1,
-        optimize=False,
     )
     return len(pictures)
 

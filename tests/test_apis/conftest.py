@@ -27,7 +27,7 @@ def tiny_config() -> Config:
 
 @pytest.fixture(scope='session')
 def weights(tiny_config, tmp_path_factory):
-    """A checkpoint of that network, random but for the head, which is enlarged so that flow is not all zero."""
+    """A checkpoint of that network: random, with a head large enough for flow that is not all zero."""
     torch.manual_seed(0)
     model = MODELS.build(tiny_config.model)
     with torch.no_grad():

@@ -130,7 +130,9 @@ def test_trajectories_of_t_points_give_t_sets():
             trajectories_to_arrows(wrong)
 
 
-numbers = st.one_of(st.floats(), st.integers(-(10**400), 10**400), st.none(), st.text(max_size=2), st.booleans())
+numbers = st.one_of(
+    st.floats(), st.integers(-(10**400), 10**400), st.none(), st.text(max_size=2), st.booleans()
+)
 
 
 @settings(deadline=None, max_examples=200)

@@ -1,3 +1,4 @@
+import contextlib
 import io
 
 import cv2
@@ -103,7 +104,5 @@ def test_damaged_files_give_an_image_or_an_error(data):
     for _ in range(data.draw(st.integers(1, 6))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     content = content[: data.draw(st.integers(0, len(content)))]
-    try:
+    with contextlib.suppress(InputError):
         assert decode_image(bytes(content)).shape[2] == 3
-    except InputError:
-        pass

@@ -1,0 +1,173 @@
+import numpy as np
+import pytest
+import torch
+
+from cmp_mm.apis import AnnotationSession, Clicks, InputError, PointAnnotator, overlay_flow, overlay_mask
+
+
+@pytest.fixture
+def discs():
+    """A picture of two discs at (x, y) (30, 30) and (80, 50), radius 12, and the truth of each."""
+    y, x = np.mgrid[:80, :110]
+    truth = [np.hypot(x - 30, y - 30) < 12, np.hypot(x - 80, y - 50) < 12]
+    image = np.zeros((80, 110, 3), np.uint8)
+    for disc, colour in zip(truth, ((255, 0, 0), (0, 255, 0)), strict=True):
+        image[disc] = colour
+    return image, truth
+
+
+@pytest.fixture
+def rigid(by_hand, discs):
+    """A network that moves the discs whole: by the last arrow on each, and the ground a little."""
+
+    def flow(arrows, size):
+        moved = torch.full((2, *size), 0.4)
+        if size == discs[0].shape[:2]:
+            for disc in discs[1]:
+                for x, y, u, v in arrows.tolist():
+                    if disc[round(y), round(x)]:
+                        moved[:, torch.from_numpy(disc)] = torch.tensor([[u], [v]])
+        else:
+            moved[:, 2:-2, 2:-2] = arrows[-1, 2:].view(2, 1, 1)
+        return moved
+
+    return by_hand(flow)
+
+
+def test_four_pulls_of_the_positive_points(rigid, discs):
+    annotator = PointAnnotator(rigid, discs[0], velocity=7, color_order='rgb')
+    made = annotator.mask([(30, 30), (34, 31)], static=[(80, 50)])
+    assert rigid.encoded == 1
+    pulls = [one[one[:, :2].tolist().index([30, 30]), 2:].tolist() for one in rigid.asked]
+    assert pulls == [[7, 0], [0, 7], [-7, 0], [0, -7]]
+    for one in rigid.asked:
+        assert one[0].tolist() == [80, 50, 0, 0] and one.shape == (3, 4)
+    np.testing.assert_array_equal(made.mask, discs[1][0])
+    # Mean of |flow| over four flows and both channels, by its maximum.
+    wanted = np.abs(made.flows).mean(axis=(0, 3))
+    np.testing.assert_allclose(made.score, wanted / wanted.max(), rtol=1e-5)
+    assert made.flows.shape == (4, 80, 110, 2)
+
+
+def test_aligned_keeps_what_hangs_together(by_hand, discs):
+    def flow(arrows, size):
+        moved = torch.zeros(2, *size)
+        for disc in discs[1]:
+            moved[:, torch.from_numpy(disc)] = arrows[-1, 2:].view(2, 1)
+        moved[:, :, :5] = 30  # does not follow the pull: larger, but the same in all directions
+        return moved
+
+    network = by_hand(flow)
+    made = PointAnnotator(network, discs[0], method='aligned', color_order='rgb').mask([(30, 30)])
+    np.testing.assert_array_equal(made.mask, discs[1][0])
+    both = PointAnnotator(network, discs[0], method='aligned', color_order='rgb').mask([(30, 30), (80, 50)])
+    np.testing.assert_array_equal(both.mask, discs[1][0] | discs[1][1])
+
+
+def test_zoom_looks_at_a_square_and_pastes_back(rigid, discs):
+    annotator = PointAnnotator(rigid, discs[0], zoom_factor=4, crop_size=64, color_order='rgb')
+    made = annotator.mask([(28, 30), (36, 30)], static=[(100, 70), (40, 40)])
+    assert made.box == (14, 16, 46, 48)
+    assert rigid.encoded == 2
+    # Points in the crop's pixels; the pull is 10 px of the enlarged crop, so 5 of the image.
+    assert rigid.asked[0].tolist() == [[24, 26, 0, 0], [12, 16, 5, 0], [20, 16, 5, 0]]
+    assert made.mask[16:44, 18:46].all() and made.mask.sum() == 28 * 28
+    # A single point has no extent.
+    assert annotator.mask([(28, 30)]).box == (0, 0, 80, 110)
+    # At the border the square is shifted, with all points in it.
+    assert annotator.mask([(0, 0), (9, 3)]).box == (0, 0, 36, 36)
+    assert annotator.mask([(0, 0), (100, 70)]).box == (0, 0, 80, 110)
+
+
+def test_a_network_that_moves_nothing_gives_no_mask(by_hand, discs):
+    for method in ('reference', 'aligned'):
+        still = by_hand(lambda arrows, size: torch.zeros(2, *size))
+        assert (
+            not PointAnnotator(still, discs[0], method=method, color_order='rgb').mask([(30, 30)]).mask.any()
+        )
+
+
+def test_real_network(inferencer, image):
+    for options in (dict(), dict(method='aligned'), dict(zoom_factor=2, crop_size=40)):
+        made = PointAnnotator(inferencer, image, color_order='rgb', **options).mask(
+            [(20, 20), (26, 24)], [(1, 1)]
+        )
+        assert made.mask.shape == made.score.shape == (45, 61)
+        assert made.score.min() >= 0 and made.score.max() <= 1
+
+
+@pytest.mark.parametrize(
+    ('positive', 'static', 'message'),
+    [
+        ([], [(1, 1)], 'no positive points'),
+        ([(110, 1)], [], 'positive point 0 is at x 110'),
+        ([(1, 1)], [(1, float('nan'))], 'static point 0'),
+        ([(1, 1, 1)], [], 'rows of 2 numbers'),
+        (['ab'], [], 'rows of 2 numbers'),
+    ],
+)
+def test_wrong_points_are_named(rigid, discs, positive, static, message):
+    with pytest.raises(InputError, match=message):
+        PointAnnotator(rigid, discs[0], color_order='rgb').mask(positive, static)
+
+
+@pytest.mark.parametrize(
+    'option',
+    [dict(velocity=0), dict(threshold=1), dict(zoom_factor=0.5), dict(crop_size=0), dict(method='magic')],
+)
+def test_wrong_options_are_named(rigid, discs, option):
+    with pytest.raises(InputError, match=next(iter(option))):
+        PointAnnotator(rigid, discs[0], color_order='rgb', **option)
+
+
+def test_clicks_are_added_removed_and_brought_back():
+    clicks = Clicks((50, 100))
+    clicks.add(10, 10, 5.0, 0.0)
+    clicks.add(90, 40, 0.0, 0.0)
+    assert clicks.remove_nearest(99, 49) == (90, 40, 0.0, 0.0)
+    assert clicks.items == [(10, 10, 5.0, 0.0)]
+    clicks.clear()
+    assert clicks.items == [] and clicks.remove_nearest(1, 1) is None
+    steps = []
+    while clicks.undo():
+        steps.append(len(clicks.items))
+    assert steps == [1, 2, 1, 0]
+    for wrong in ((100, 0), (0, -1), (float('nan'), 0), (1, 1, float('inf'), 0)):
+        with pytest.raises(InputError, match='finite'):
+            clicks.add(*wrong)
+    assert clicks.items == [] and not clicks.undo()
+
+
+def test_session_finishes_object_after_object(rigid, discs):
+    session = AnnotationSession(PointAnnotator(rigid, discs[0], color_order='rgb'))
+    assert session.mask() is None
+    with pytest.raises(InputError, match='no positive points'):
+        session.finish()
+    session.add(80, 50, 'static')
+    assert session.mask() is None
+    session.add(30, 30)
+    asked = len(rigid.asked)
+    assert session.mask() is session.mask()
+    assert len(rigid.asked) == asked + 4
+    assert session.finish() == 1 and session.mask() is None
+    session.add(1, 1)
+    session.remove_nearest(3, 3)
+    session.undo()
+    assert session.points('positive').tolist() == [[1, 1]]
+    session.undo()
+    session.add(80, 50)
+    assert session.finish() == 2
+    np.testing.assert_array_equal(session.label_map(), discs[1][0] + 2 * discs[1][1].astype(np.uint8))
+    assert session.drop_object() and session.label_map().max() == 1
+    with pytest.raises(InputError, match="'negative'"):
+        session.add(1, 1, 'negative')
+
+
+def test_overlays_leave_the_rest_alone(discs):
+    image, (mask, _) = discs
+    flow = np.zeros((*mask.shape, 2), np.float32)
+    flow[mask] = (0, 5)
+    for drawn in (overlay_flow(image, flow, 5.0), overlay_mask(image, mask)):
+        assert drawn.shape == image.shape and drawn.dtype == np.uint8
+        np.testing.assert_array_equal(drawn[~mask], image[~mask])
+        assert (drawn[mask] != image[mask]).any(axis=1).all()

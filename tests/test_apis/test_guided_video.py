@@ -1,0 +1,162 @@
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cmp_mm.apis import InputError, animate, write_video
+from cmp_mm.apis.guided_video import fill_holes
+
+
+def shift(arrows, size):
+    """All of the image moves as the first arrow does."""
+    return arrows[0, 2:].view(2, 1, 1).expand(2, *size)
+
+
+def test_straight_frames_move_their_share(by_hand, image):
+    frames = list(
+        animate(by_hand(shift), image, [(5, 5, 8, -4)], num_frames=5, color_order='rgb', fill='none')
+    )
+    assert len(frames) == 5
+    np.testing.assert_array_equal(frames[0], image)
+    for k, frame in enumerate(frames):
+        wanted = np.zeros_like(image)
+        wanted[: 45 - k, 2 * k :] = image[k:, : 61 - 2 * k]
+        np.testing.assert_array_equal(frame, wanted)
+
+
+def test_steps_follow_the_arrow(by_hand, image):
+    network = by_hand(shift)
+    frames = list(
+        animate(network, image, [(5, 5, 8, -4)], num_frames=5, motion='stepwise', color_order='rgb')
+    )
+    assert [one[0].tolist() for one in network.asked] == [[5 + 2 * k, 5 - k, 2, -1] for k in range(4)]
+    np.testing.assert_array_equal(frames[4][: 45 - 4, 8:], image[4:, : 61 - 8])
+
+
+def test_an_arrow_that_leaves_the_picture_ends(by_hand, image):
+    network = by_hand(shift)
+    frames = list(
+        animate(network, image, [(50, 5, 30, 0)], num_frames=4, motion='stepwise', color_order='rgb')
+    )
+    assert len(frames) == 4 and len(network.asked) == 2
+    np.testing.assert_array_equal(frames[3], frames[2])
+
+
+def test_trajectories_encode_once(by_hand, image):
+    network = by_hand(shift)
+    paths = [[(5, 5), (7, 5), (5, 9)]]
+    frames = list(animate(network, image, trajectories=paths, color_order='rgb', fill='none'))
+    assert network.encoded == 1 and len(frames) == 3
+    np.testing.assert_array_equal(frames[2][4:], image[:-4])
+    np.testing.assert_array_equal(frames[1][:, 2:], image[:, :-2])
+
+
+@pytest.mark.parametrize('fill', ['nearest', 'inpaint'])
+def test_holes_are_filled_from_around(fill):
+    picture = np.full((20, 20, 3), (10, 200, 90), np.uint8)
+    hole = np.zeros((20, 20), bool)
+    hole[5:9, 6:12] = True
+    holed = picture * ~hole[..., None]
+    assert np.abs(fill_holes(holed, hole, fill).astype(int) - picture).max() <= 3
+    everywhere = np.ones((20, 20), bool)
+    np.testing.assert_array_equal(fill_holes(holed, everywhere, fill), holed)
+
+
+def test_real_network_makes_frames(inferencer, image):
+    for options in (dict(arrows=[(9, 9, 5, 5)]), dict(trajectories=[[(9, 9), (10, 9), (12, 9)]])):
+        frames = list(animate(inferencer, image, num_frames=3, color_order='rgb', **options))
+        assert [frame.shape for frame in frames] == [image.shape] * 3
+        assert frames[1].dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({}, 'either arrows or trajectories'),
+        (dict(arrows=[]), 'no arrows'),
+        (dict(arrows=[(99, 0, 1, 1)]), 'outside'),
+        (dict(arrows=[[(1, 1, 1, 1)], [(2, 2, 1, 1)]]), '2 sets'),
+        (dict(arrows=[(1, 1, 1, 1)], num_frames=1), 'num_frames'),
+        (dict(arrows=[(1, 1, 1, 1)], fill='smear'), "'smear'"),
+        (dict(arrows=[(1, 1, 1, 1)], motion='wild'), "'wild'"),
+        (dict(trajectories=[[(1, 1)]]), 'at least 2'),
+        (dict(trajectories=[[(1, 99), (1, 1)]]), 'outside'),
+    ],
+)
+def test_wrong_input_is_named_before_the_first_frame(by_hand, image, options, message):
+    with pytest.raises(InputError, match=message):
+        animate(by_hand(shift), image, color_order='rgb', **options)
+
+
+@pytest.fixture
+def frames():
+    """7 frames of odd size in which a white square moves over blue."""
+    made = np.zeros((7, 33, 47, 3), np.uint8)
+    made[..., 2] = 200
+    for k in range(7):
+        made[k, 10:20, 5 * k : 5 * k + 10] = 255
+    return list(made)
+
+
+def test_mp4_holds_the_frames(frames, tmp_path):
+    path = tmp_path / 'video.mp4'
+    assert write_video(iter(frames), path, fps=12.5, progress=True, total=7) == 7
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert (stream.width, stream.height, float(stream.average_rate)) == (48, 34, 12.5)
+        back = [frame.to_ndarray(format='rgb24') for frame in container.decode(stream)]
+    assert len(back) == 7
+    assert np.abs(np.stack(back)[:, :33, :47].astype(int) - np.stack(frames)).mean() < 8
+    assert [p.name for p in tmp_path.iterdir()] == ['video.mp4']
+
+
+def test_gif_holds_the_frames(frames, tmp_path):
+    path = tmp_path / 'video.gif'
+    # The last two are alike; Pillow stores them as one that lasts twice as long.
+    assert write_video([*frames, frames[-1]], path, fps=20) == 8
+    with Image.open(path) as gif:
+        assert gif.n_frames == 7
+        for k in range(7):
+            gif.seek(k)
+            assert gif.info['duration'] == (100 if k == 6 else 50)
+            assert np.abs(np.array(gif.convert('RGB')).astype(int) - frames[k]).max() < 12
+
+
+@pytest.mark.parametrize('suffix', ['.gif', '.mp4'])
+def test_a_failing_source_leaves_no_file(frames, tmp_path, suffix):
+    def fail():
+        yield frames[0]
+        raise RuntimeError('source')
+
+    with pytest.raises(RuntimeError, match='source'):
+        write_video(fail(), tmp_path / f'video{suffix}')
+    for wrong in ([], [frames[0], frames[0][1:]], [frames[0].astype(float)]):
+        with pytest.raises(InputError, match='frame'):
+            write_video(wrong, tmp_path / f'video{suffix}')
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_video_settings(frames, tmp_path):
+    for name, fps, message in (
+        ('a.avi', 10, "'.avi'"),
+        ('a.gif', 60, 'at most 50'),
+        ('a.mp4', 0, 'fps is 0'),
+    ):
+        with pytest.raises(InputError, match=message):
+            write_video(frames, tmp_path / name, fps)
+    with pytest.raises(OSError):
+        write_video(frames, tmp_path / 'no folder' / 'a.mp4')
+
+
+def test_fast_things_cover_slow_ones(by_hand):
+    image = np.zeros((4, 12, 3), np.uint8)
+    image[:, 2], image[:, 6] = 255, 100
+
+    def flow(arrows, size):
+        moved = torch.zeros(2, *size)
+        moved[0, :, 2] = 4
+        return moved
+
+    frame = list(animate(by_hand(flow), image, [(2, 1, 4, 0)], num_frames=2, color_order='rgb'))[1]
+    assert (frame[:, 6] == 255).all()

@@ -1,0 +1,231 @@
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from cmp_mm.apis import CMPInferencer, InputError, flow_to_array
+from cmp_mm.guidance import guidance_map
+from cmp_mm.registry import MODELS
+from cmp_mm.structures import FlowDataSample
+
+ARROWS = [(10, 20, 8.0, -3.0), (50, 40, 0.0, 0.0)]
+
+
+@pytest.fixture
+def calls(inferencer, monkeypatch):
+    """How often the image encoder has run, and the guidance maps the network has seen."""
+    seen = dict(images=0, guidance=[])
+    encode_image, encode_guidance = inferencer.model.encode_image, inferencer.model.encode_guidance
+
+    def count(image):
+        seen['images'] += 1
+        return encode_image(image)
+
+    def keep(guidance):
+        seen['guidance'].append(guidance)
+        return encode_guidance(guidance)
+
+    monkeypatch.setattr(inferencer.model, 'encode_image', count)
+    monkeypatch.setattr(inferencer.model, 'encode_guidance', keep)
+    return seen
+
+
+def test_same_flow_as_the_training_pipeline(inferencer, image):
+    sample = FlowDataSample()
+    sample.guidance_points = torch.tensor([(20, 10), (40, 50)])
+    sample.guidance_vectors = torch.tensor([(8.0, -3.0), (0.0, 0.0)])
+    bgr = torch.from_numpy(np.ascontiguousarray(image[..., ::-1])).permute(2, 0, 1)
+    batch = inferencer.model.data_preprocessor(dict(inputs=dict(image=[bgr]), data_samples=[sample]))
+    with torch.no_grad():
+        wanted = inferencer.model(**batch, mode='predict')[0].pred_flow
+    got = inferencer.propagate(image, ARROWS, color_order='rgb')
+    assert got.shape == (1, 2, 45, 61)
+    assert wanted.abs().max() > 1
+    torch.testing.assert_close(got[0], wanted, atol=1e-3, rtol=1e-4)
+    array = inferencer(image, ARROWS, color_order='rgb')
+    np.testing.assert_array_equal(array, flow_to_array(got[0]))
+    assert array.shape == (45, 61, 2)
+
+
+@pytest.mark.parametrize('batch_size', [1, 3, 16])
+def test_image_is_encoded_once_for_all_sets(inferencer, image, calls, batch_size):
+    sets = [[(10, 20, t, 0), (5, 5, 0, 0)][: 1 + t % 2] for t in range(7)]
+    encoded = inferencer.encode(image, 'rgb')
+    flows = inferencer.propagate(encoded, sets, batch_size=batch_size)
+    assert calls['images'] == 1
+    assert flows.shape == (7, 2, 45, 61)
+    for one, flow in zip(sets, flows, strict=True):
+        torch.testing.assert_close(inferencer.propagate(encoded, one)[0], flow, atol=1e-3, rtol=1e-3)
+
+
+def test_guidance_map_is_arrows(inferencer, image):
+    encoded = inferencer.encode(image, 'rgb')
+    wanted = inferencer.propagate(encoded, ARROWS)
+    array = guidance_map([(20, 10), (40, 50)], [(8, -3), (0, 0)], (45, 61))
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    for guidance in (array, tensor, np.stack([array, array]), torch.stack([tensor, tensor])):
+        got = inferencer.propagate(encoded, guidance_map=guidance)
+        torch.testing.assert_close(got, wanted.expand(len(got), -1, -1, -1), atol=1e-4, rtol=1e-4)
+
+
+def test_order_and_normalisation_matter_and_are_named(make_inferencer, image):
+    planes = torch.from_numpy(image).permute(2, 0, 1).float()
+    reference, habit, none = (
+        make_inferencer(normalization=name) for name in ('reference', 'minus_one_to_one', 'none')
+    )
+    mean, std = (torch.tensor(v)[:, None, None] for v in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))
+    for inferencer, normalised in ((reference, (planes - mean) / std), (habit, planes / 255 * 2 - 1)):
+        wanted = none.propagate(normalised, ARROWS)
+        torch.testing.assert_close(inferencer.propagate(image, ARROWS, color_order='rgb'), wanted)
+        swapped = inferencer.propagate(image, ARROWS, color_order='bgr')
+        assert not torch.allclose(swapped, wanted, atol=1e-3)
+    with pytest.raises(InputError, match='normalised already'):
+        none.encode(image, 'rgb')
+
+
+def test_stated_normalisation_of_the_config_is_used(tiny_config, weights, image):
+    config = {
+        **tiny_config.model,
+        'data_preprocessor': dict(type='FlowDataPreprocessor', mean=[0] * 3, std=[255] * 3),
+    }
+    got = CMPInferencer(config, weights, 'cpu').propagate(image, ARROWS, color_order='rgb')
+    planes = torch.from_numpy(image).permute(2, 0, 1) / 255
+    wanted = CMPInferencer(config, weights, 'cpu', normalization='none').propagate(planes, ARROWS)
+    torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize('size', [(1, 1), (8, 8), (7, 33), (64, 9)])
+def test_any_size(inferencer, size):
+    image = np.full((*size, 3), 90, np.uint8)
+    flow = inferencer(image, [(size[1] - 1, size[0] - 1, 3, 4)], color_order='rgb')
+    assert flow.shape == (*size, 2)
+    assert np.isfinite(flow).all()
+
+
+def test_working_size_scales_each_axis(inferencer, calls, image, monkeypatch):
+    encoded = inferencer.encode(image, 'rgb', working_size=(90, 122))
+    assert (encoded.size, encoded.working_size) == ((45, 61), (90, 122))
+    anisotropic = inferencer.encode(image, 'rgb', working_size=(90, 61))
+    assert inferencer.encode(image, 'rgb', working_size=90).working_size == (90, 122)
+    # A network that answers with the same flow everywhere, of the working size.
+    monkeypatch.setattr(
+        inferencer.model,
+        'to_flow',
+        lambda output, size: torch.tensor([6.0, 8.0]).view(1, 2, 1, 1).expand(len(output), 2, *size),
+    )
+    for handle, seen, flow in ((encoded, [16, -6, 1, 1], [3, 4]), (anisotropic, [8, -6, 1, 1], [6, 4])):
+        got = inferencer.propagate(handle, ARROWS)
+        assert got.shape == (1, 2, 45, 61)
+        assert got[0].flatten(1).unique(dim=1).tolist() == [[flow[0]], [flow[1]]]
+        guidance = calls['guidance'][-1][0]
+        assert guidance[2].sum() == 2
+        place = guidance[0].nonzero()[0]
+        assert guidance[:, place[0], place[1]].tolist() == seen
+
+
+@pytest.mark.parametrize('wanted', [0, 2.5, 'big', (1, 2, 3), (4, -1), True])
+def test_wrong_working_size(inferencer, make_inferencer, image, wanted):
+    with pytest.raises(InputError, match='working_size'):
+        make_inferencer(working_size=wanted)
+    with pytest.raises(InputError, match='working_size'):
+        inferencer.encode(image, 'rgb', working_size=wanted)
+
+
+def test_vectors_beyond_the_codec(inferencer, calls, image):
+    encoded = inferencer.encode(image, 'rgb')
+    long = [(10, 20, 100.0, -20.0), (30, 30, 10.0, 0.0)]
+
+    def seen(option):
+        inferencer.out_of_range = option
+        flow = inferencer.propagate(encoded, long)
+        guidance = calls['guidance'][-1][0]
+        return flow, guidance[:2, 20, 10].tolist(), guidance[:2, 30, 30].tolist()
+
+    with pytest.warns(UserWarning, match='100 px, the network expresses up to 50 px'):
+        assert seen('warn')[1:] == ([100, -20], [10, 0])
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert seen('clip')[1:] == ([50, -20], [10, 0])
+        flow, *vectors = seen('rescale')
+        assert vectors == [[50, -10], [5, 0]]
+        half = inferencer.propagate(encoded, [(10, 20, 50.0, -10.0), (30, 30, 5.0, 0.0)])
+        torch.testing.assert_close(flow, 2 * half)
+        inferencer.propagate(encoded, [(10, 20, 50.0, -50.0)])
+        # A working size of half the side halves the vectors too.
+        smaller = inferencer.encode(image, 'rgb', working_size=(23, 31))
+        inferencer.out_of_range = 'error'
+        inferencer.propagate(smaller, [(10, 20, 98.0, 0.0)])
+    with pytest.raises(InputError, match="out_of_range='rescale'"):
+        inferencer.propagate(encoded, long)
+
+
+def test_gradient_reaches_arrows_map_and_image(inferencer, image):
+    arrows = torch.tensor(ARROWS, requires_grad=True)
+    encoded = inferencer.encode(image, 'rgb')
+    flow = inferencer.propagate(encoded, arrows, requires_grad=True)
+    flow.square().sum().backward()
+    assert arrows.grad[0, 2:].abs().min() > 0
+
+    guidance = torch.zeros(4, 45, 61)
+    guidance[2:, 20, 10] = 1
+    guidance.requires_grad_()
+    inferencer.propagate(encoded, guidance_map=guidance, requires_grad=True).square().sum().backward()
+    assert guidance.grad[:2, 20, 10].abs().min() > 0
+
+    planes = torch.from_numpy(image).permute(2, 0, 1).float().requires_grad_()
+    options = dict(color_order='rgb', value_range=(0, 255), requires_grad=True, working_size=30)
+    handle = inferencer.encode(planes, **options)
+    inferencer.propagate(handle, ARROWS, requires_grad=True).square().sum().backward()
+    assert planes.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in inferencer.model.parameters())
+
+
+def test_without_asking_there_is_no_graph(inferencer, image):
+    arrows = torch.tensor(ARROWS, requires_grad=True)
+    flow = inferencer.propagate(image, arrows, color_order='rgb')
+    assert flow.is_inference() and not flow.requires_grad
+
+
+def test_gradient_is_the_slope(make_inferencer, tiny_config, weights):
+    inferencer = make_inferencer(normalization='none')
+    encoded = inferencer.encode(torch.zeros(3, 16, 16))
+    arrow = torch.tensor([[8.0, 8.0, 4.0, 2.0]], requires_grad=True)
+
+    def total(row):
+        return inferencer.propagate(encoded, row, requires_grad=True)[:, 0].sum()
+
+    total(arrow).backward()
+    step = torch.tensor([[0, 0, 0.05, 0]])
+    with torch.no_grad():
+        slope = (total(arrow + step) - total(arrow - step)) / 0.1
+    torch.testing.assert_close(arrow.grad[0, 2], slope, rtol=0.05, atol=1e-3)
+
+
+def test_options_and_calls_that_make_no_sense(inferencer, make_inferencer, tiny_config, image):
+    encoded = inferencer.encode(image, 'rgb')
+    for call, message in (
+        (lambda: inferencer.propagate(encoded), 'either arrows or a guidance_map'),
+        (lambda: inferencer.propagate(encoded, ARROWS, np.zeros((45, 61, 4))), 'either'),
+        (lambda: inferencer.propagate(encoded, []), 'no arrows'),
+        (lambda: inferencer.propagate(encoded, ARROWS, batch_size=0), 'batch_size'),
+        (lambda: inferencer.propagate(encoded, ARROWS, color_order='rgb'), 'encoded already'),
+        (lambda: inferencer.propagate('no/image.png', ARROWS), 'no/image.png cannot be read'),
+        (lambda: inferencer(encoded, [ARROWS, ARROWS]), '2 guidance sets'),
+        (lambda: make_inferencer(normalization='imagenet'), "'imagenet'"),
+        (lambda: make_inferencer(collisions='sum'), "'sum'; expected one of 'last', 'mean', 'error'"),
+        (lambda: make_inferencer(out_of_range='ignore'), "'ignore'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
+    blind = CMPInferencer(MODELS.build({**tiny_config.model, 'use_guidance': False, '_scope_': 'cmp_mm'}))
+    with pytest.raises(InputError, match='without guidance'):
+        blind.propagate(image, ARROWS, color_order='rgb')
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+def test_device_gives_the_same(make_inferencer, tiny_config, weights, image):
+    wanted = make_inferencer().propagate(image, ARROWS, color_order='rgb')
+    got = CMPInferencer(tiny_config, weights, 'cuda').propagate(image, ARROWS, color_order='rgb')
+    torch.testing.assert_close(got.cpu(), wanted, atol=1e-2, rtol=1e-2)

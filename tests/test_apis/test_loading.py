@@ -1,0 +1,177 @@
+import os
+
+import pytest
+import torch
+
+from cmp_mm.apis import CMPInferencer, InputError, find_config
+from cmp_mm.apis.loading import load_network
+from cmp_mm.engine import CheckpointError
+from cmp_mm.registry import MODELS
+
+
+def official(state: dict) -> dict:
+    """The plain network's weights under the reference's names, as its files hold them."""
+    renamed = {}
+    for key, value in state.items():
+        part, _, name = key.partition('.')
+        if part == 'backbone':
+            name = f'image_encoder.{name}'
+        elif part == 'neck':
+            name = f'image_encoder.conv5.{name.removeprefix("conv.")}'
+        elif part == 'guidance_encoder':
+            name = f'flow_encoder.{name}'
+        elif name.startswith('propagation'):
+            scale, number, layer, leaf = name.removeprefix('propagation.nets.scale').split('.')
+            place = int(scale != '1') + 3 * int(number) + int(layer)
+            name = f'flow_decoder.decoder{scale}.{place}.{leaf}'
+        else:
+            name = f'flow_decoder.{name}'
+        renamed[f'module.{name}'] = value
+    return renamed
+
+
+@pytest.fixture(scope='module')
+def resnet18():
+    """A plain network of a depth the reference has, few bins."""
+    torch.manual_seed(0)
+    return dict(
+        type='CMP',
+        backbone=dict(type='ResNet', depth=18),
+        neck=dict(type='ConvNeck', in_channels=512),
+        guidance_encoder=dict(type='GuidanceEncoder', stride=8),
+        decoder=dict(type='PlainDecoder', in_channels=272, combo=(1, 2), out_channels=42),
+        codec=dict(type='QuantizedFlowCodec', num_bins=21),
+        loss=dict(type='QuantizedFlowLoss'),
+    )
+
+
+@pytest.mark.parametrize('how', ['config', 'weights alone'])
+def test_reference_checkpoints_are_recognised(resnet18, how, tmp_path):
+    model = MODELS.build({'_scope_': 'cmp_mm', **resnet18})
+    path = tmp_path / 'reference.pth.tar'
+    torch.save(dict(step=1, state_dict=official(model.state_dict()), optimizer={}), path)
+    loaded = load_network(resnet18 if how == 'config' else None, path)
+    for key, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value), key
+    assert not loaded.training
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_own_checkpoint_by_config_object_part_and_file(tiny_config, weights, tmp_path):
+    path = tmp_path / 'tiny.py'
+    tiny_config.dump(str(path))
+    wanted = torch.load(weights, weights_only=True)['state_dict']
+    for model in (tiny_config, tiny_config.model, path, str(path)):
+        state = CMPInferencer(model, weights, 'cpu').model.state_dict()
+        assert all(torch.equal(state[key], value) for key, value in wanted.items())
+
+
+def test_saved_from_parallel_training(tiny_config, weights, tmp_path):
+    state = torch.load(weights, weights_only=True)['state_dict']
+    torch.save({f'module.{key}': value for key, value in state.items()}, tmp_path / 'bare.pth')
+    loaded = load_network(tiny_config, tmp_path / 'bare.pth')
+    assert all(torch.equal(loaded.state_dict()[key], value) for key, value in state.items())
+
+
+def test_built_network_needs_no_weights(tiny_config):
+    model = MODELS.build(tiny_config.model)
+    inferencer = CMPInferencer(model)
+    assert inferencer.model is model
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_configs_are_found_by_name():
+    assert find_config('cmp_resnet50_plain').parts[-2:] == ('models', 'cmp_resnet50_plain.py')
+    assert find_config('cmp_resnet50-skip_8xb8-42k_vip-mpii-384x384.py').parent.name == 'cmp'
+    with pytest.raises(InputError, match=r"'cmp_resnet50_plane' is neither .* cmp_resnet50_plain"):
+        find_config('cmp_resnet50_plane')
+
+
+@pytest.mark.parametrize(
+    ('model', 'message'),
+    [
+        (dict(model=dict(type='EncoderDecoder')), "'EncoderDecoder'; expected 'CMP'"),
+        (dict(type='CMP'), 'cannot be built'),
+        (3, 'int'),
+        ('no/such/config.py', 'neither a file'),
+    ],
+)
+def test_unusable_configs_are_named(model, message, weights):
+    with pytest.raises(InputError, match=message) as caught:
+        CMPInferencer(model, weights)
+    assert '\n' not in str(caught.value)
+
+
+def test_without_weights_it_says_how_to_make_them(tiny_config):
+    with pytest.raises(InputError, match='quickstart'):
+        CMPInferencer(tiny_config)
+
+
+def test_a_config_that_is_no_python(weights, tmp_path):
+    path = tmp_path / 'broken.py'
+    path.write_text('model = dict(')
+    with pytest.raises(InputError, match='cannot be read'):
+        CMPInferencer(path, weights)
+
+
+class Payload:
+    """Makes a folder when unpickled carelessly."""
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+def test_checkpoints_cannot_run_code(tiny_config, weights, tmp_path):
+    proof = tmp_path / 'proof'
+    state = torch.load(weights, weights_only=True)['state_dict']
+    torch.save(dict(state_dict=state, meta=Payload(proof)), tmp_path / 'pickle.pth')
+    with pytest.raises(CheckpointError, match='refused'):
+        CMPInferencer(tiny_config, tmp_path / 'pickle.pth')
+    # A registry imports whatever dotted name it meets.
+    planted = dict(type='CMP', backbone=dict(type='os.mkdir', path=str(proof)))
+    torch.save(dict(state_dict=state, meta=dict(model=planted)), tmp_path / 'type.pth')
+    with pytest.raises(InputError, match='name the config'):
+        CMPInferencer(None, tmp_path / 'type.pth')
+    assert not proof.exists()
+
+
+def test_network_told_by_a_converted_checkpoint(tiny_config, weights, tmp_path):
+    state = torch.load(weights, weights_only=True)['state_dict']
+    config = tiny_config.model.to_dict()
+    torch.save(dict(state_dict=state, meta=dict(model=config)), tmp_path / 'told.pth')
+    assert CMPInferencer(None, tmp_path / 'told.pth').model.codec.num_bins == 21
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda s: {k: v for k, v in s.items() if not k.startswith('decoder.head')}, 'missing'),
+        (lambda s: {**s, 'decoder.other.weight': torch.zeros(1)}, 'unexpected'),
+        (lambda s: {**s, 'decoder.head.weight': torch.zeros(3, 3, 1, 1)}, 'another shape'),
+        (lambda s: {k: v for k, v in s.items() if k.startswith('backbone.')}, 'image encoder alone'),
+        (lambda s: {}, 'no weights'),
+        (lambda s: {**s, 'step': 3}, 'no weights'),
+    ],
+)
+def test_weights_of_another_network(tiny_config, weights, tmp_path, change, message):
+    state = torch.load(weights, weights_only=True)['state_dict']
+    path = tmp_path / 'other.pth'
+    torch.save(dict(state_dict=change(dict(state))), path)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        CMPInferencer(tiny_config, path)
+    assert '\n' not in str(caught.value)
+    assert 'other.pth' in str(caught.value)
+
+
+def test_reference_checkpoint_of_another_network(tiny_config, resnet18, tmp_path):
+    state = official(MODELS.build({'_scope_': 'cmp_mm', **resnet18}).state_dict())
+    torch.save(dict(state_dict=state), tmp_path / 'reference.pth')
+    with pytest.raises(CheckpointError, match='not one of this config'):
+        CMPInferencer(tiny_config, tmp_path / 'reference.pth')
+    del state['module.flow_decoder.head.weight']
+    torch.save(dict(state_dict=state), tmp_path / 'reference.pth')
+    with pytest.raises(CheckpointError, match='no head'):
+        CMPInferencer(tiny_config, tmp_path / 'reference.pth')
