@@ -23,20 +23,29 @@ def need() -> Callable[[str], None]:
     return check
 
 
-@pytest.fixture(scope='session')
-def resnet18_file(tmp_path_factory) -> Path:
-    """An exported ResNet-18 with recognisable weights: norms of 1 + .1 x, so none of them is zero."""
+def write_resnet18(path: Path, num_stages: int) -> Path:
     generator = torch.Generator().manual_seed(1)
-    state = ResNet(18).state_dict()
+    state = ResNet(18, num_stages=num_stages, out_indices=(0,)).state_dict()
     for key, value in state.items():
         if value.is_floating_point():
             noise = torch.randn(value.shape, generator=generator)
             state[key] = 1 + 0.1 * noise if value.dim() == 1 and 'weight' in key else 0.05 * noise
             if key.endswith('running_var'):
                 state[key] = 0.5 + noise.abs()
-    path = tmp_path_factory.mktemp('exported') / 'resnet18.pth'
     torch.save(dict(state_dict={f'backbone.{key}': value for key, value in state.items()}), path)
     return path
+
+
+@pytest.fixture(scope='session')
+def resnet18_file(tmp_path_factory) -> Path:
+    """A checkpoint of a ResNet-18 with recognisable weights: norms of 1 + .1 x, so none of them is zero."""
+    return write_resnet18(tmp_path_factory.mktemp('exported') / 'resnet18.pth', 4)
+
+
+@pytest.fixture(scope='session')
+def three_stages_file(tmp_path_factory) -> Path:
+    """The same without its fourth stage, as the quick pretraining config has it."""
+    return write_resnet18(tmp_path_factory.mktemp('exported') / 'three_stages.pth', 3)
 
 
 @pytest.fixture

@@ -62,7 +62,8 @@ def test_inits(tool, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    'name', ['cmp_fcn_r50-d8_1xb8-1k_ccp', 'cmp_fcn_r18-d8_1xb8-1k_ccp', 'cmp_fcn-32s_alexnet_1xb8-1k_ccp']
+    'name',
+    ['cmp_fcn_r50-d8_1xb8-1k_ccp', 'cmp_fcn_r18-3stages-d8_1xb8-1k_ccp', 'cmp_fcn-32s_alexnet_1xb8-1k_ccp'],
 )
 def test_frozen_is_one_linear_layer(tool, need, name):
     need('mmseg')
@@ -98,13 +99,15 @@ def test_data_root_reaches_inside(tool, need):
     assert cfg.val_dataloader.dataset.data_root == 'here' and cfg.randomness.seed == 3
 
 
-def test_whole_comparison_and_again(tool, tmp_path, need, write_pairs, resnet18_file, monkeypatch, capsys):
+def test_whole_comparison_and_again(
+    tool, tmp_path, need, write_pairs, three_stages_file, monkeypatch, capsys
+):
     need('mmseg')
     data, out = tmp_path / 'data', tmp_path / 'out'
     for split in ('train', 'val'):
         write_pairs(data / 'images' / split, data / 'masks' / split, 2, labels=(0, 3), size=(32, 32))
-    command = ['compare_inits', str(CONFIGS / 'cmp_fcn_r18-d8_1xb8-1k_camvid-160x160.py')]
-    command += ['--inits', 'random', f'given={resnet18_file}', '--seeds', '1']
+    command = ['compare_inits', str(CONFIGS / 'cmp_fcn_r18-3stages-d8_1xb8-1k_camvid-160x160.py')]
+    command += ['--inits', 'random', f'given={three_stages_file}', '--seeds', '1']
     command += ['--data-root', str(data), '--out', str(out)]
     command += ['--cfg-options', 'train_cfg.max_iters=2', 'train_cfg.val_interval=1']
     for split in ('train', 'val', 'test'):
@@ -129,7 +132,7 @@ def test_whole_comparison_and_again(tool, tmp_path, need, write_pairs, resnet18_
 
 def test_missing_data_is_one_line(tool, tmp_path, need, monkeypatch, capsys):
     need('mmseg')
-    config = str(CONFIGS / 'cmp_fcn_r18-d8_1xb8-1k_ccp-160x160.py')
+    config = str(CONFIGS / 'cmp_fcn_r18-3stages-d8_1xb8-1k_ccp-160x160.py')
     nowhere = str(tmp_path / 'nowhere')
     monkeypatch.setattr(sys, 'argv', ['compare_inits', config, '--inits', 'random', '--data-root', nowhere])
     assert tool.main() == 2

@@ -51,12 +51,12 @@ def no_traces():
 
 
 @pytest.fixture
-def camvid(tmp_path, need, write_pairs, resnet18_file):
+def camvid(tmp_path, need, write_pairs, three_stages_file):
     need('mmseg')
     for split in ('train', 'val'):
         write_pairs(tmp_path / 'data/images' / split, tmp_path / 'data/masks' / split, 4, labels=(0, 3))
 
-    def config(name: str = 'cmp_fcn_r18-d8_1xb8-1k_camvid-160x160', iterations: int = 12) -> Config:
+    def config(name: str = 'cmp_fcn_r18-3stages-d8_1xb8-1k_camvid-160x160', iterations: int = 12) -> Config:
         cfg = Config.fromfile(CONFIGS / 'mmseg' / f'{name}.py')
         for split in ('train', 'val', 'test'):
             cfg[f'{split}_dataloader'].dataset.data_root = str(tmp_path / 'data')
@@ -67,7 +67,7 @@ def camvid(tmp_path, need, write_pairs, resnet18_file):
         cfg.train_dataloader.batch_size = 4
         cfg.train_cfg.update(max_iters=iterations, val_interval=iterations)
         cfg.default_hooks.checkpoint.interval = 6
-        cfg.model.backbone.init_cfg.source = str(resnet18_file)
+        cfg.model.backbone.init_cfg.source = str(three_stages_file)
         return quick(cfg, tmp_path / f'work_{name}_{iterations}')
 
     return config
@@ -111,15 +111,15 @@ def test_a_wrong_checkpoint_stops_the_training(camvid):
         Runner.from_cfg(cfg).train()
 
 
-def test_pose_trains_and_is_measured(tmp_path, need, write_coco, resnet18_file):
+def test_pose_trains_and_is_measured(tmp_path, need, write_coco, three_stages_file):
     need('mmpose')
-    cfg = Config.fromfile(CONFIGS / 'mmpose' / 'cmp_td-hm_res18_1xb4-20e_coco-tiny-256x192.py')
+    cfg = Config.fromfile(CONFIGS / 'mmpose' / 'cmp_td-hm_res18-3stages_1xb4-20e_coco-tiny-256x192.py')
     file = write_coco(tmp_path / 'data')
     for split in ('train', 'val', 'test'):
         cfg[f'{split}_dataloader'].dataset.update(data_root=str(tmp_path / 'data'), ann_file=file.name)
     cfg.val_evaluator.ann_file = cfg.test_evaluator.ann_file = str(file)
     cfg.train_cfg.update(max_epochs=4, val_interval=4)
-    cfg.model.backbone.init_cfg.source = str(resnet18_file)
+    cfg.model.backbone.init_cfg.source = str(three_stages_file)
     # A quarter of the size: the codec is in the pipelines and in the head.
     codec = dict(type='MSRAHeatmap', input_size=(96, 128), heatmap_size=(24, 32), sigma=2)
     cfg.model.head.decoder = codec

@@ -1,6 +1,7 @@
-"""Train one downstream config from several initialisations and seeds, and compare what it reaches.
+r"""Train one downstream config from several initialisations and seeds, and compare what it reaches.
 
-    python tools/benchmarks/compare_inits.py configs/downstream/mmseg/cmp_fcn_r18-d8_1xb8-1k_ccp-160x160.py \
+    CONFIG=configs/downstream/mmseg/cmp_fcn_r18-3stages-d8_1xb8-1k_ccp-160x160.py
+    python tools/benchmarks/compare_inits.py $CONFIG \
         --inits random cmp.pth walker=other.pth --seeds 3 --data-root data/ccp --frozen
 
 Every run trains in a folder of its own (config, log, checkpoints) and is skipped once its result is there, so
@@ -83,7 +84,7 @@ def freeze(cfg: Config) -> None:
     backbone = cfg.model.backbone
     if backbone.type not in ALL_STAGES:
         raise ValueError(f'--frozen knows {", ".join(ALL_STAGES)}; the backbone is {backbone.type}')
-    backbone.frozen_stages = ALL_STAGES[backbone.type]
+    backbone.frozen_stages = min(ALL_STAGES[backbone.type], backbone.get('num_stages', 7))
     head = cfg.model.get('decode_head')
     if head and head.type == 'FCNHead':
         head.update(num_convs=0, concat_input=False, channels=head.in_channels)

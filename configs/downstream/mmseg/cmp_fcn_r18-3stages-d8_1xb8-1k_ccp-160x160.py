@@ -11,15 +11,19 @@ custom_imports = dict(imports=['cmp_mm.downstream', 'cmp_mm.downstream.small_set
 model = dict(
     data_preprocessor=dict(size=(160, 160)),
     pretrained=None,
-    # cmp_mm's own ResNet: mmseg leaves every second 3x3 of a basic block undilated.
+    # The backbone of the quick pretraining config: three stages, and cmp_mm's own ResNet, as mmseg leaves
+    # every second 3x3 of a basic block undilated.
     backbone=dict(
         _delete_=True,
         type='cmp_mm.ResNet',
         depth=18,
-        out_indices=(0, 1, 2, 3),
+        num_stages=3,
+        out_indices=(1, 2),
         init_cfg=dict(type='cmp_mm.BackboneInit', source='cmp'),
     ),
-    decode_head=dict(in_channels=512, channels=128, num_convs=1, concat_input=False, num_classes=9),
-    auxiliary_head=dict(in_channels=256, channels=64, num_classes=9),
+    decode_head=dict(
+        in_channels=256, in_index=1, channels=128, num_convs=1, concat_input=False, num_classes=9
+    ),
+    auxiliary_head=dict(in_channels=128, in_index=0, channels=64, num_classes=9),
 )
 default_hooks = dict(checkpoint=dict(type='cmp_mm.AtomicCheckpointHook'))

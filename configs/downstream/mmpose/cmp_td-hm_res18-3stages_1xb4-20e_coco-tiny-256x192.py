@@ -1,16 +1,16 @@
 _base_ = './cmp_td-hm_res50_8xb64-210e_coco-256x192.py'
 
-# cmp_mm's own ResNet-18, as pretrained, with a total stride of 32 here.
+# The backbone of the quick pretraining config: three stages at stride 8, so one deconvolution is enough.
 model = dict(
     backbone=dict(
         _delete_=True,
         type='cmp_mm.ResNet',
         depth=18,
-        strides=(1, 2, 2, 2),
-        dilations=(1, 1, 1, 1),
+        num_stages=3,
+        out_indices=(2,),
         init_cfg=dict(type='cmp_mm.BackboneInit', source='cmp'),
     ),
-    head=dict(in_channels=512),
+    head=dict(in_channels=256, deconv_out_channels=(256,), deconv_kernel_sizes=(4,)),
 )
 
 # A few pictures in COCO's format, trained and validated on alike: shows that all of it runs, claims nothing.

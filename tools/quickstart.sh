@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# From videos to an exported backbone, on a bare machine: python3 and pip are all it needs.
+#
+#     bash tools/quickstart.sh [VIDEO...]
+#
+# VIDEO: video files, folders of videos or folders of frames. With none, figures are rendered to learn from.
+# Started again it goes on where it was stopped; what is done is not done again. In the environment:
+#     CMP_MM_VENV   virtual environment                (.venv)
+#     CMP_MM_OUT    where everything is written         (work_dirs/quickstart-... , one for each set of videos)
+#     CMP_MM_ITERS  iterations of training              (600, some minutes on 2 cores)
+set -euo pipefail
+SOURCES=()
+for source in "$@"; do
+    if [ ! -e "$source" ]; then
+        echo "$source: there is no such file or folder" >&2
+        exit 1
+    fi
+    SOURCES+=("$(realpath "$source")")
+done
+source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
+NAME=puppets
+[ ${#SOURCES[@]} -eq 0 ] || NAME=$(printf '%s\n' "${SOURCES[@]}" | sha256sum | cut -c 1-8)
+OUT="${CMP_MM_OUT:-work_dirs/quickstart-$NAME}"
+ITERS="${CMP_MM_ITERS:-600}"
+CONFIG=configs/cmp/cmp_resnet18-plain_quick-1xb16-3k_pairs-128x128.py
+
+open_venv "${CMP_MM_VENV:-.venv}"
+STAMP=$(stamp quickstart)
+if installed "$STAMP"; then
+    say "$VIRTUAL_ENV is up to date"
+else
+    say 'Installing the core: torch, mmengine, mmcv-lite, av (no compiler, no torchvision)'
+    pins 'setuptools<82' wheel
+    pins torch
+    pins --no-build-isolation --editable '.[lite]'
+    finish_install "$STAMP"
+fi
+
+PAIRS="$OUT/pairs"
+if [ ${#SOURCES[@]} -gt 0 ]; then
+    say "Pairs of frames with optical flow, from ${#SOURCES[@]} given"
+    # 160 px is what the quick config trains at.
+    python tools/dataset_converters/video2pairs.py "${SOURCES[@]}" --out "$PAIRS" --short-side 160 --val-share 0.2
+else
+    say 'Puppets: rendered figures with exact flow (name VIDEOs to use your own)'
+    python tools/dataset_converters/render_puppets.py --out "$PAIRS"
+fi
+
+TRAIN="$OUT/train"
+CHECKPOINT="$TRAIN/iter_$ITERS.pth"
+if [ -e "$CHECKPOINT" ]; then
+    say "Training is done: $CHECKPOINT"
+else
+    say "Training, $ITERS iterations; validation beside interpolation of the same arrows"
+    python tools/train.py "$CONFIG" --work-dir "$TRAIN" --data-root "$PAIRS" --resume --cfg-options \
+        train_cfg.max_iters="$ITERS" train_cfg.val_interval="$((ITERS / 2))" \
+        param_scheduler.0.end="$((ITERS / 6))" param_scheduler.1.begin="$((ITERS / 6))" param_scheduler.1.end="$ITERS" \
+        default_hooks.checkpoint.interval=100
+fi
+
+say 'Validation on held-out clips'
+python tools/test.py "$CONFIG" "$CHECKPOINT" --work-dir "$OUT/test" --data-root "$PAIRS" \
+    --out "$OUT/metrics.json" --show-dir "$OUT/pictures" --show-number 8
+
+say 'Export of the backbone'
+python tools/model_converters/extract_backbone.py "$CHECKPOINT" "$OUT/backbone.pth"
+
+say 'Done'
+python - "$OUT" <<'PY'
+import json
+import sys
+
+out = sys.argv[1]
+metrics = json.load(open(f'{out}/metrics.json'))
+print('End-point error on held-out clips, pixels (smaller is better):')
+for name, label in (
+    ('cmp', 'the network'),
+    ('nearest', 'the nearest arrow'),
+    ('idw', 'arrows weighted by distance'),
+    ('zero', 'no motion at all'),
+):
+    print(f'    {metrics[f"{name}/epe"]:6.2f}  {label}')
+print(f'''
+    {out}/pairs             what it learnt from; look at contact_sheet.png
+    {out}/pictures          image with arrows | true motion | predicted motion
+    {out}/train             log, checkpoints
+    {out}/backbone.pth      the pretrained backbone
+
+A few minutes do not pretrain a backbone that helps. Next:
+  - more videos and more iterations:  CMP_MM_OUT=work_dirs/mine CMP_MM_ITERS=20000 bash tools/quickstart.sh VIDEO...
+  - the backbone in a segmentation config, and whether it helps:  configs/downstream/mmseg/README.md
+  - networks and schedules of the paper:  configs/cmp/README.md''')
+PY
