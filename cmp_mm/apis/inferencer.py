@@ -94,7 +94,7 @@ class CMPInferencer:
         _check_working_size(working_size)
         if device is None and isinstance(model, CMP):
             device = next(model.parameters()).device
-        self.device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+        self.device = _usable_device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
         self.model = load_network(model, weights).to(self.device)
         self.normalization = normalization
         self.working_size = working_size
@@ -271,6 +271,14 @@ class CMPInferencer:
 def flow_to_array(flow: Tensor) -> np.ndarray:
     """(2, H, W) or (T, 2, H, W) flow on any device to a (H, W, 2) or (T, H, W, 2) float32 array."""
     return np.ascontiguousarray(flow.detach().float().movedim(-3, -1).cpu().numpy())
+
+
+def _usable_device(device: str | torch.device) -> torch.device:
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        reason = (str(error).strip().splitlines() or [''])[0]
+        raise InputError(f'device {str(device)!r} cannot be used: {reason}') from None
 
 
 def _check_working_size(size: Any) -> None:

@@ -212,6 +212,7 @@ def test_options_and_calls_that_make_no_sense(inferencer, make_inferencer, tiny_
         (lambda: inferencer.propagate(encoded, ARROWS, color_order='rgb'), 'encoded already'),
         (lambda: inferencer.propagate('no/image.png', ARROWS), 'no/image.png cannot be read'),
         (lambda: inferencer(encoded, [ARROWS, ARROWS]), '2 guidance sets'),
+        (lambda: CMPInferencer(tiny_config, device='abacus'), "device 'abacus' cannot be used"),
         (lambda: make_inferencer(normalization='imagenet'), "'imagenet'"),
         (lambda: make_inferencer(collisions='sum'), "'sum'; expected one of 'last', 'mean', 'error'"),
         (lambda: make_inferencer(out_of_range='ignore'), "'ignore'"),
