@@ -42,9 +42,11 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing catches it by accident."""
 
 
-@pytest.mark.parametrize('seed', [7, None])
-def test_resume_is_exact_and_reads_nothing_again(toy_config, tmp_path, monkeypatch, reads, seed):
+@pytest.mark.parametrize(('seed', 'ema'), [(7, False), (None, False), (7, True)])
+def test_resume_is_exact_and_reads_nothing_again(toy_config, tmp_path, monkeypatch, reads, seed, ema):
     config = toy_config(randomness=dict(seed=seed))
+    if ema:
+        config.custom_hooks.append(dict(type='EMAHook', momentum=0.1))
     first = []
 
     def step(self, data, optim_wrapper, original=None):
@@ -78,7 +80,8 @@ def test_resume_is_exact_and_reads_nothing_again(toy_config, tmp_path, monkeypat
     assert_same(whole.model.state_dict(), resumed.model.state_dict())
     assert_same(whole.optim_wrapper.state_dict(), resumed.optim_wrapper.state_dict())
     ours, theirs = (torch.load(Path(r.work_dir) / 'iter_12.pth', weights_only=True) for r in (whole, resumed))
-    for part in ('state_dict', 'optimizer', 'param_schedulers'):
+    assert ('ema_state_dict' in ours) == ema
+    for part in ('state_dict', 'optimizer', 'param_schedulers', *(['ema_state_dict'] if ema else [])):
         assert_same(ours[part], theirs[part])
     losses = [part['message_hub']['log_scalars']['train/loss']['log_history'] for part in (ours, theirs)]
     assert_same(*losses)
