@@ -175,3 +175,17 @@ def test_reference_checkpoint_of_another_network(tiny_config, resnet18, tmp_path
     torch.save(dict(state_dict=state), tmp_path / 'reference.pth')
     with pytest.raises(CheckpointError, match='no head'):
         CMPInferencer(tiny_config, tmp_path / 'reference.pth')
+
+
+def test_configs_of_an_installed_package(monkeypatch, tmp_path):
+    package = tmp_path / 'site-packages' / 'cmp_mm'
+    models = package / '.mim' / 'configs' / '_base_' / 'models'
+    models.mkdir(parents=True)
+    (models / 'some_network.py').write_text('model = dict()')
+    # Somebody else's folder beside the package.
+    (package.parent / 'configs').mkdir()
+    (package.parent / 'configs' / 'other.py').write_text('')
+    monkeypatch.setattr('cmp_mm.__file__', str(package / '__init__.py'))
+    assert find_config('some_network') == models / 'some_network.py'
+    with pytest.raises(InputError, match='neither'):
+        find_config('other')
