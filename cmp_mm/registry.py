@@ -59,7 +59,8 @@ WEIGHT_INITIALIZERS = Registry(
 # cmp_mm adds nothing to these, but with ``default_scope='cmp_mm'`` mmengine looks for the scope in each and
 # warns where it is not.
 _PASSED_ON = [
-    Registry(parent.name, parent=parent, scope='cmp_mm')
+    # A location, though nothing is there: without one mmengine looks for cmp_mm.utils and warns.
+    Registry(parent.name, parent=parent, scope='cmp_mm', locations=['cmp_mm'])
     for parent in (
         EVALUATOR,
         INFERENCERS,

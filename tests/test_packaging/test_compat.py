@@ -107,6 +107,19 @@ def test_amends_an_mmengine_imported_before_or_after():
         """)
 
 
+def test_no_registry_warns_that_cmp_mm_is_not_installed():
+    result = run_code("""
+        import cmp_mm.registry, mmengine.registry as registries
+        from mmengine.registry import Registry
+        for parent in vars(registries).values():
+            if isinstance(parent, Registry) and 'cmp_mm' in parent.children:
+                parent.children['cmp_mm'].import_from_location()
+                print(parent.name)
+    """)
+    assert result.returncode == 0 and 'not installed' not in result.stdout + result.stderr
+    assert len(result.stdout.splitlines()) > 15
+
+
 def test_config_base_of_a_missing_package_gives_the_command(tmp_path):
     (tmp_path / 'mine.py').write_text("_base_ = 'mmpose::_base_/default_runtime.py'")
     result = run_code(f"""
