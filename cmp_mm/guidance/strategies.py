@@ -8,8 +8,9 @@ import numpy as np
 from scipy import ndimage
 
 from .checks import check_flow, check_kernel_size, unknown_mask
+from .edges import edge_strength
 from .points import check_inside, drop_close_points, grid_points, grid_stride
-from .watershed import edge_strength, subsampling, watershed_candidates
+from .watershed import subsampling, watershed_candidates
 
 Strategy = Callable[..., np.ndarray]
 

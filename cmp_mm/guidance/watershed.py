@@ -9,11 +9,13 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from .checks import check_flow, check_kernel_size, unknown_mask
+from .basins import distance_maxima
+from .checks import UNKNOWN_FLOW, check_flow, check_kernel_size, largest_component, unknown_mask
+from .edges import edge_mask, edge_mask_reference
+from .workspace import workspace
 
-EDGE_THRESHOLD = 0.1  # of the strongest edge
-EDGE_FLOOR = 0.01  # a flow whose strongest edge is weaker than this is not stretched to 1
-_SOBEL = np.array([[1, 0, -1], [2, 0, -2], [1, 0, -1]], dtype=np.float32)
+_SMALL = 128 * 128  # pixels below which the whole transform is cheaper than avoiding it
+_KERNELS = range(7, 130)  # smaller windows exclude too little, larger ones cost too much to gather
 
 
 def subsampling(height: int, width: int) -> int:
@@ -21,41 +23,29 @@ def subsampling(height: int, width: int) -> int:
     return max(1, max(height, width) // 400)
 
 
-def edge_strength(flow: np.ndarray) -> np.ndarray:
-    """Sum over both channels of the Sobel gradient's magnitude, symmetric at the border.
-
-    Args:
-        flow: (H, W, 2) float32, finite.
+def _prepare(flow: np.ndarray, kernel_size: int) -> tuple[np.ndarray, np.ndarray | None, float, int]:
+    """Check, subsample, and put zeros where the flow is unknown.
 
     Returns:
-        (H, W) float32.
+        (H, W, 2) float32, where it is unknown (None: nowhere), its largest component, the step.
     """
-    strength = np.zeros(flow.shape[:2], dtype=np.float32)
-    for channel in range(2):
-        gx = ndimage.convolve(flow[..., channel], _SOBEL, mode='reflect')
-        gy = ndimage.convolve(flow[..., channel], _SOBEL.T, mode='reflect')
-        strength += np.sqrt(gx * gx + gy * gy)
-    return strength
-
-
-def _prepare(flow: np.ndarray, kernel_size: int) -> tuple[np.ndarray, np.ndarray | None, int]:
-    """Check, subsample, and put zeros where the flow is unknown (None: it is known everywhere)."""
     check_flow(flow)
     check_kernel_size(kernel_size)
     step = subsampling(*flow.shape[:2])
     small = np.ascontiguousarray(flow[::step, ::step], dtype=np.float32)
-    unknown = unknown_mask(small)
-    if unknown is not None:
+    largest, unknown = largest_component(small), None
+    if not largest <= UNKNOWN_FLOW:  # NaN too
+        unknown = unknown_mask(small)
         small = np.where(unknown[..., None], np.float32(0), small)
-    return small, unknown, step
+        largest = largest_component(small)
+    return small, unknown, largest, step
 
 
-def _to_points(keep: np.ndarray, unknown: np.ndarray | None, step: int) -> np.ndarray:
-    keep[[0, -1], :] = False
-    keep[:, [0, -1]] = False
+def _to_points(found: np.ndarray, unknown: np.ndarray | None, width: int, step: int) -> np.ndarray:
+    """(P, 2) int32 (row, column) in the whole flow, of flat indices into the subsampled one."""
     if unknown is not None:
-        keep &= ~unknown
-    rows, cols = np.divmod(np.flatnonzero(keep), keep.shape[1])
+        found = found[~unknown.reshape(-1)[found]]
+    rows, cols = np.divmod(found, width)
     return np.stack([rows, cols], axis=1).astype(np.int32) * step
 
 
@@ -78,14 +68,16 @@ def watershed_candidates_reference(flow: np.ndarray, kernel_size: int) -> np.nda
     Raises:
         ValueError: the flow has another shape, or the kernel size is not a positive odd integer.
     """
-    small, unknown, step = _prepare(flow, kernel_size)
-    strength = edge_strength(small)
-    edge = strength / max(strength.max(), EDGE_FLOOR) > EDGE_THRESHOLD
-    if not edge.any():
+    small, unknown, _, step = _prepare(flow, kernel_size)
+    edges = edge_mask_reference(small)
+    if not edges.any():
         return np.zeros((0, 2), dtype=np.int32)
-    distance = ndimage.distance_transform_edt(~edge)
+    distance = ndimage.distance_transform_edt(~edges)
     highest = ndimage.maximum_filter(distance, kernel_size, mode='nearest')
-    return _to_points((distance == highest) & (distance > 0), unknown, step)
+    keep = (distance == highest) & (distance > 0)
+    keep[[0, -1], :] = False
+    keep[:, [0, -1]] = False
+    return _to_points(np.flatnonzero(keep), unknown, small.shape[1], step)
 
 
 def watershed_candidates(flow: np.ndarray, kernel_size: int) -> np.ndarray:
@@ -101,12 +93,25 @@ def watershed_candidates(flow: np.ndarray, kernel_size: int) -> np.ndarray:
     Raises:
         ValueError: the flow has another shape, or the kernel size is not a positive odd integer.
     """
-    small, unknown, step = _prepare(flow, kernel_size)
-    strength = edge_strength(small)
-    clear = (strength / max(strength.max(), EDGE_FLOOR) <= EDGE_THRESHOLD).view(np.uint8)
-    if clear.all():
+    small, unknown, largest, step = _prepare(flow, kernel_size)
+    height, width = small.shape[:2]
+    space = workspace(height, width)
+    edges = edge_mask(small, largest, space)
+    if edges is None:
         return np.zeros((0, 2), dtype=np.int32)
-    distance = cv2.distanceTransform(clear, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    found = None
+    if height * width >= _SMALL and kernel_size in _KERNELS:
+        found = distance_maxima(edges, kernel_size, space)
+    if found is None:
+        found = _maxima_of_whole_transform(edges, kernel_size)
+    return _to_points(np.sort(found), unknown, width, step)
+
+
+def _maxima_of_whole_transform(edges: np.ndarray, kernel_size: int) -> np.ndarray:
+    distance = cv2.distanceTransform(edges ^ 1, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     window = np.ones((kernel_size, kernel_size), dtype=np.uint8)
-    highest = cv2.dilate(distance, window, borderType=cv2.BORDER_REPLICATE)
-    return _to_points((distance == highest) & (distance > 0), unknown, step)
+    # Both are square roots of integers in float32: equal if and only if the integers are.
+    keep = (distance == cv2.dilate(distance, window)) & (distance > 0)
+    keep[[0, -1], :] = False
+    keep[:, [0, -1]] = False
+    return np.flatnonzero(keep)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmp_mm.guidance import watershed_candidates, watershed_candidates_reference
-from cmp_mm.guidance.watershed import edge_strength
+from cmp_mm.guidance.edges import edge_strength
 
 GOLDEN = sorted((Path(__file__).parents[1] / 'data' / 'guidance').glob('guidance_*.npz'))
 PATHS = [watershed_candidates_reference, watershed_candidates]
@@ -96,6 +96,55 @@ def test_fast_path_finds_the_same_points(seed, height, width, cells, kernel_size
     np.testing.assert_array_equal(
         watershed_candidates(flow, kernel_size), watershed_candidates_reference(flow, kernel_size)
     )
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    height=st.integers(120, 260),
+    width=st.integers(120, 260),
+    cells=st.integers(2, 30),
+    kernel_size=st.sampled_from([7, 9, 15, 29, 31, 41, 81, 129, 131]),
+    noise=st.sampled_from([0.0, 0.0, 0.01, 0.3, 3.0]),
+)
+def test_pruned_search_finds_the_same_points(seed, height, width, cells, kernel_size, noise):
+    """Sizes at which only promising pixels' distances are computed; odd sides, ties, dense edges."""
+    rng = np.random.default_rng(seed)
+    flow = smooth_flow(rng, height, width, cells)
+    flow = (flow + noise * rng.standard_normal(flow.shape)).astype(np.float32)
+    np.testing.assert_array_equal(
+        watershed_candidates(flow, kernel_size), watershed_candidates_reference(flow, kernel_size)
+    )
+
+
+@pytest.mark.parametrize('kernel_size', [7, 15, 41, 81])
+def test_pruned_search_on_few_lines(kernel_size):
+    """Thin, far edges: long ridges of equal distance, large basins."""
+    rng = np.random.default_rng(kernel_size)
+    for _ in range(6):
+        flow = np.zeros((301, 280, 2), dtype=np.float32)
+        for _ in range(rng.integers(1, 5)):
+            row, col = rng.integers(0, (301, 280))
+            flow[row:, :col] += rng.normal(0, 5, 2)
+        np.testing.assert_array_equal(
+            watershed_candidates(flow, kernel_size), watershed_candidates_reference(flow, kernel_size)
+        )
+
+
+def test_sizes_and_threads_do_not_share_buffers():
+    """The fast path keeps its buffers: other sizes, windows and threads in between must not show."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    rng = np.random.default_rng(11)
+    jobs = []
+    for i in range(24):
+        size = [(150, 160), (160, 150), (200, 131), (129, 129), (140, 170), (133, 222)][i % 6]
+        jobs.append((smooth_flow(rng, *size, 6), [15, 41, 9][i % 3]))
+    expected = [watershed_candidates_reference(*job) for job in jobs]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda job: watershed_candidates(*job), jobs * 2))
+    for one, two in zip(found, expected * 2, strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 @pytest.mark.parametrize('size', [(40, 799), (800, 30), (1200, 40), (790, 790)])
