@@ -8,7 +8,7 @@ from .workspace import Workspace
 
 EDGE_THRESHOLD = np.float32(0.1)  # of the strongest edge
 EDGE_FLOOR = np.float32(0.01)  # a flow whose strongest edge is weaker than this is not stretched to 1
-_SOBEL = np.array([[1, 0, -1], [2, 0, -2], [1, 0, -1]], dtype=np.float32)
+SOBEL = np.array([[1, 0, -1], [2, 0, -2], [1, 0, -1]], dtype=np.float32)
 # How far OpenCV's float32 sums can be from the plain path's, by counting roundings: a derivative is off
 # by at most 28 half-ulps of the largest flow component M, hence the strength by 28 * 2 * sqrt(2) of them
 # (5e-6 M), and by some ten half-ulps of itself (6e-7).
@@ -27,8 +27,8 @@ def edge_strength(flow: np.ndarray) -> np.ndarray:
     """
     strength = np.zeros(flow.shape[:2], dtype=np.float32)
     for channel in range(2):
-        gx = signal.convolve2d(flow[..., channel], _SOBEL, mode='same', boundary='symm')
-        gy = signal.convolve2d(flow[..., channel], _SOBEL.T, mode='same', boundary='symm')
+        gx = signal.convolve2d(flow[..., channel], SOBEL, mode='same', boundary='symm')
+        gy = signal.convolve2d(flow[..., channel], SOBEL.T, mode='same', boundary='symm')
         strength += np.sqrt(gx * gx + gy * gy)
     return strength
 
@@ -94,7 +94,7 @@ def _strength_at(flow: np.ndarray, at: np.ndarray) -> np.ndarray:
     patches = flow[rows, cols].reshape(-1, 3, 2)
     strength = np.zeros(len(at), dtype=np.float32)
     for channel in range(2):
-        gx = signal.convolve2d(patches[..., channel], _SOBEL, mode='valid')[::3, 0]
-        gy = signal.convolve2d(patches[..., channel], _SOBEL.T, mode='valid')[::3, 0]
+        gx = signal.convolve2d(patches[..., channel], SOBEL, mode='valid')[::3, 0]
+        gy = signal.convolve2d(patches[..., channel], SOBEL.T, mode='valid')[::3, 0]
         strength += np.sqrt(gx * gx + gy * gy)
     return strength

@@ -13,9 +13,10 @@ from .points import check_inside, drop_close_points, grid_points, grid_stride
 from .watershed import subsampling, watershed_candidates
 
 Strategy = Callable[..., np.ndarray]
+PAPER_KERNEL_SIZE = 81
 
 
-def watershed(flow: np.ndarray, rng: np.random.Generator, kernel_size: int = 81) -> np.ndarray:
+def watershed(flow: np.ndarray, rng: np.random.Generator, kernel_size: int = PAPER_KERNEL_SIZE) -> np.ndarray:
     """Points farthest from motion edges, thinned at random; the paper's choice."""
     points = watershed_candidates(flow, kernel_size)
     return drop_close_points(points, kernel_size, rng, step=subsampling(*flow.shape[:2]))
@@ -185,11 +186,44 @@ def sample_points(
     if unknown is not None:
         flow = np.where(unknown[..., None], np.float32(0), flow)
 
-    everything = any(strategy['type'] == 'full' for strategy in strategies)
+    return combine_points(flow, strategies, max_points, rng, unknown)
+
+
+def uses(strategies: Sequence[dict], name: str) -> bool:
+    """Whether a strategy of that type is among them."""
+    return any(strategy['type'] == name for strategy in strategies)
+
+
+def combine_points(
+    flow: np.ndarray,
+    strategies: Sequence[dict],
+    max_points: int,
+    rng: np.random.Generator,
+    unknown: np.ndarray | None = None,
+    watershed_points: Callable[..., np.ndarray] | None = None,
+) -> np.ndarray:
+    """The points of all strategies, which are taken as checked, shuffled and cut.
+
+    Args:
+        flow: (H, W, 2) pixels, 0 where unknown.
+        strategies: as for :func:`sample_points`.
+        max_points: the most points to return; -1 for no limit.
+        rng: every random choice is drawn from it.
+        unknown: (H, W) bool, where no point may lie.
+        watershed_points: replaces the watershed strategy; takes its options, returns (P, 2).
+
+    Returns:
+        (P, 2) int32 (row, column).
+    """
+    everything = uses(strategies, 'full')
     chosen = []
     for strategy in [{'type': 'full'}] if everything else strategies:
         options = {key: value for key, value in strategy.items() if key != 'type'}
-        chosen.append(STRATEGIES[strategy['type']](flow, rng, **options).astype(np.int32))
+        if strategy['type'] == 'watershed' and watershed_points is not None:
+            points = watershed_points(**options)
+        else:
+            points = STRATEGIES[strategy['type']](flow, rng, **options)
+        chosen.append(points.astype(np.int32))
     points = np.concatenate(chosen)
     if unknown is not None:
         points = points[~unknown[points[:, 0], points[:, 1]]]
