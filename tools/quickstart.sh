@@ -58,9 +58,13 @@ else
         default_hooks.checkpoint.interval=100
 fi
 
-say 'Validation on held-out clips'
-python tools/test.py "$CONFIG" "$CHECKPOINT" --work-dir "$OUT/test" --data-root "$PAIRS" \
-    --out "$OUT/metrics.json" --show-dir "$OUT/pictures" --show-number 8
+if [ "$OUT/metrics.json" -nt "$CHECKPOINT" ]; then
+    say "Validation is done: $OUT/metrics.json"
+else
+    say 'Validation on held-out clips'
+    python tools/test.py "$CONFIG" "$CHECKPOINT" --work-dir "$OUT/test" --data-root "$PAIRS" \
+        --out "$OUT/metrics.json" --show-dir "$OUT/pictures" --show-number 8
+fi
 
 say 'Export of the backbone'
 python tools/model_converters/extract_backbone.py "$CHECKPOINT" "$OUT/backbone.pth"
@@ -82,7 +86,7 @@ for name, label in (
     print(f'    {metrics[f"{name}/epe"]:6.2f}  {label}')
 print(f'''
     {out}/pairs             what it learnt from; look at contact_sheet.png
-    {out}/pictures          image with arrows | true motion | predicted motion
+    {out}/pictures/vis_data image with arrows | true motion | predicted motion
     {out}/train             log, checkpoints
     {out}/backbone.pth      the pretrained backbone
 
