@@ -25,8 +25,9 @@ else
 fi
 
 say 'Style'
-ruff check .
-ruff format --check .
+STYLE=good
+ruff check . || STYLE=bad
+ruff format --check . || STYLE=bad
 
 say 'Tests'
 LOG=$(mktemp)
@@ -34,6 +35,10 @@ trap 'rm -f "$LOG"' EXIT
 python -m pytest "$@" 2>&1 | tee "$LOG"
 if ! grep -Eq '(^| )[0-9]+ passed' "$LOG"; then
     echo 'No test passed: nothing was shown.' >&2
+    exit 1
+fi
+if [ "$STYLE" = bad ]; then
+    echo 'The tests passed; ruff above asks for changes.' >&2
     exit 1
 fi
 say 'All passed'
