@@ -141,7 +141,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         options['estimator_options'] = _parse_options(options['estimator_options'])
         summary = prepare(sources, out, **options)
     except PrepareError as error:
-        _say(f'error: {error}')
+        continues = isinstance(error, errors.OutputError)
+        _say(f'error: {error}' + ('; run the same command again to continue' if continues else ''))
         return error.exit_code
     except KeyboardInterrupt:
         _say(f'interrupted; run the same command again to continue in {out}')

@@ -1,7 +1,6 @@
 """One picture to look at before training: some pairs' frame, flow and guidance points."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -14,7 +13,7 @@ from .store import Store
 
 ROWS = 12
 COLUMNS = 2  # pairs beside each other, three panels each
-PANEL_WIDTH = 260
+PANEL_WIDTH, PANEL_HEIGHT = 260, 195  # at most, each
 CAPTION = 18
 MARGIN = 6
 HEADER = 84
@@ -26,23 +25,23 @@ GRID_COLOUR = (30, 90, 255)
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
-def draw_contact_sheet(store: Store, videos: Sequence[str]) -> bytes | None:
+def draw_contact_sheet(store: Store, pairs: Mapping[str, int]) -> bytes | None:
     """Draw pairs of videos spread evenly over the set, read back from their files.
 
     All flow has one colour scale, so that fast and slow videos can be told apart.
 
     Args:
         store: the output folder.
-        videos: names of its videos.
+        pairs: number of pairs of each video that has some.
 
     Returns:
         A PNG, or None where there is no pair to draw.
     """
     shown = []
-    for record, row in _choose(store, videos):
-        loaded = _load(store, record['video'], row[0])
+    for video, row in _choose(store, pairs):
+        loaded = _load(store, video, row[0])
         if loaded is not None:
-            shown.append((record['video'], row, *loaded))
+            shown.append((video, row, *loaded))
     if not shown:
         return None
     # Rounded to a number that can be read off the legend.
@@ -55,30 +54,26 @@ def draw_contact_sheet(store: Store, videos: Sequence[str]) -> bytes | None:
     return png.tobytes() if done else None
 
 
-def _choose(store: Store, videos: Sequence[str]) -> list[tuple[dict[str, Any], list]]:
+def _choose(store: Store, pairs: Mapping[str, int]) -> list[tuple[str, list]]:
     """Choose pairs: the middle ones of evenly spread videos, more of each where videos are few."""
-    with_pairs = [
-        (record['video'], len(record['pairs'])) for record in records_of(store, videos) if record['pairs']
-    ]
-    if not with_pairs:
-        return []
+    videos = list(pairs)
     wanted = ROWS * COLUMNS
-    places = np.linspace(0, len(with_pairs) - 1, min(wanted, len(with_pairs))).round().astype(int)
-    each = max(1, wanted // len(places))
+    places = np.linspace(0, len(videos) - 1, min(wanted, len(videos))).round().astype(int)
+    each = max(1, wanted // max(1, len(places)))
     chosen = []
-    for place in places:
-        video, count = with_pairs[place]
-        (record,) = records_of(store, [video])
-        numbers = sorted({round((2 * step + 1) * (count - 1) / (2 * each)) for step in range(each)})
-        chosen += [(record, record['pairs'][number]) for number in numbers]
+    for record in records_of(store, [videos[place] for place in places]):
+        last = len(record['pairs']) - 1
+        numbers = sorted({round((2 * step + 1) * last / (2 * each)) for step in range(each)})
+        chosen += [(record['video'], record['pairs'][number]) for number in numbers]
     return chosen[:wanted]
 
 
 def _load(store: Store, video: str, index: int) -> tuple[np.ndarray, np.ndarray] | None:
     """Read a pair's first frame (RGB) and flow (NaN where unknown) as a data set would."""
-    frame = cv2.imread(str(store.frame_path(video, index)), cv2.IMREAD_COLOR)
     paths = store.flow_paths(video, index)
     try:
+        data = np.frombuffer(store.frame_path(video, index).read_bytes(), np.uint8)
+        frame = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
         flow, valid = read_flow(paths if len(paths) > 1 else paths[0], bound=store.settings.flow_bound)
     except (OSError, FlowFormatError):
         return None
@@ -91,7 +86,8 @@ def _load(store: Store, video: str, index: int) -> tuple[np.ndarray, np.ndarray]
 
 def _draw_pair(video: str, row: list, frame: np.ndarray, flow: np.ndarray, radius: float) -> np.ndarray:
     height, width = frame.shape[:2]
-    panel = (PANEL_WIDTH, max(1, round(height * PANEL_WIDTH / width)))
+    scale = min(PANEL_WIDTH / width, PANEL_HEIGHT / height)
+    panel = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = cv2.resize(frame, panel, interpolation=cv2.INTER_AREA)
     colours = cv2.resize(flow_to_rgb(flow, radius), panel, interpolation=cv2.INTER_AREA)
     guidance = cv2.addWeighted(small, 0.6, np.full_like(small, 255), 0.4, 0)
@@ -102,9 +98,11 @@ def _draw_pair(video: str, row: list, frame: np.ndarray, flow: np.ndarray, radiu
         points = [point for point in points if known[tuple(point)]]
         counts.append(len(points))
         for point in points:
-            _draw_arrow(guidance, point, flow[tuple(point)], PANEL_WIDTH / width, colour)
+            _draw_arrow(guidance, point, flow[tuple(point)], scale, colour)
     tile = np.full((panel[1] + CAPTION, 3 * PANEL_WIDTH, 3), 255, np.uint8)
-    tile[CAPTION:] = np.hstack([small, colours, guidance])
+    for column, picture in enumerate((small, colours, guidance)):
+        left = column * PANEL_WIDTH
+        tile[CAPTION:, left : left + panel[0]] = picture
     name = video if len(video) <= 40 else video[:37] + '...'
     text = f'{name}  frame {row[0]}  mean {row[3]:.1f} px, fastest {row[4]:.1f} px  points '
     text += f'{counts[1]} + {counts[0]}'

@@ -73,6 +73,11 @@ class FrameReader:
             raise SourceError(f'cannot be read as a video ({_reason(error)})') from None
         except OSError as error:
             raise SourceError(f'cannot be read ({error.strerror or error})') from None
+        except SourceError:
+            raise
+        except Exception as error:
+            # PyAV answers a few broken files with whatever its own code stumbles over.
+            raise SourceError(f'cannot be read ({type(error).__name__}: {error})') from None
         self.progress = 1.0
 
     def _sampled(self, number: int, seconds: float) -> bool:
@@ -94,6 +99,8 @@ class FrameReader:
             if stream is None:
                 raise SourceError('has no video stream')
             context = stream.codec_context
+            if context is None:
+                raise SourceError('is of a codec that is not known here')
             _check_size(context.height, context.width)
             # Slices only, unless this video may use more cores: one decoder per worker is enough.
             context.thread_type = 'AUTO' if self._threads > 1 else 'SLICE'

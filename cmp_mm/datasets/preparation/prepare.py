@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from cmp_mm.flow import write_whole
@@ -83,15 +82,20 @@ def prepare(
         title = 'preparing' if number == 1 else f'rank {rank} of {number}'
         _prepare_share(store, mine, workers, stall_seconds, title, progress)
     videos = [source.name for source in found] if found is not None else sorted(store.recorded())
-    missing = _missing(store, videos)
-    if missing and (merge_only or number == 1):
+    recorded = store.recorded()
+    missing = [video for video in videos if video not in recorded]
+    while not missing:
+        try:
+            return {**_merge(store, videos, merge), 'other_videos': len(recorded - set(videos))}
+        except IncompleteError:
+            # Records of other settings, which another process is about to replace.
+            missing = [video for video in videos if store.read_record(video) is None]
+    if merge_only or number == 1:
         raise IncompleteError(
             f'{len(missing)} of {len(videos)} videos in {store.out} are not ready, first {missing[0]}; '
             'prepare them first'
         )
-    if missing:
-        return {'complete': False, 'missing': len(missing)}
-    return _merge(store, videos, merge)
+    return {'complete': False, 'missing': len(missing)}
 
 
 def _split_options(options: dict[str, Any]) -> tuple[PairSettings, MergeSettings]:
@@ -154,21 +158,13 @@ def _fingerprint(source: Source) -> dict[str, Any]:
         return {}
 
 
-def _missing(store: Store, videos: Sequence[str]) -> list[str]:
-    recorded = store.recorded()
-    missing = [video for video in videos if video not in recorded]
-    # Reading them all is only worth while where none is missing by name.
-    return missing or [video for video in videos if store.read_record(video) is None]
-
-
 def _merge(store: Store, videos: Sequence[str], merge: MergeSettings) -> dict[str, Any]:
     with writing(store.out):
-        summary, val_groups = summarise(store, videos, merge)
-        write_annotations(store, videos, val_groups, merge)
-        sheet = draw_contact_sheet(store, videos)
+        overview = summarise(store, videos, merge)
+        write_annotations(store, videos, overview.val_groups, merge)
+        sheet = draw_contact_sheet(store, overview.pairs)
         if sheet is not None:
             write_whole([(store.out / 'contact_sheet.png', sheet)])
         # Last: where there is a summary, everything else is there.
-        write_whole([(Path(store.out) / 'summary.json', dump_json(summary, indent=1))])
-    others = store.recorded() - set(videos)
-    return {**summary, 'other_videos': len(others)}
+        write_whole([(store.out / 'summary.json', dump_json(overview.summary, indent=1))])
+    return overview.summary

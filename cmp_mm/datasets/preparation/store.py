@@ -37,7 +37,9 @@ def writing(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        place = error.filename or out
+        place = Path(error.filename or out)
+        if place.suffix == '.tmp':
+            place = place.parent
         raise OutputError(f'cannot write {place}: {error.strerror or error}') from None
 
 

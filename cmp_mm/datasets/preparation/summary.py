@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,21 @@ QUANTILES = (5, 25, 50, 75, 95)
 PRINTED_PROBLEMS = 10
 
 
-def summarise(store: Store, videos: Sequence[str], merge: MergeSettings) -> tuple[dict[str, Any], set[str]]:
+class Overview(NamedTuple):
+    """What one reading of all records tells.
+
+    Attributes:
+        summary: the content of ``summary.json``.
+        val_groups: names of the groups that go to validation.
+        pairs: number of pairs of each video that has some, in the order of the videos.
+    """
+
+    summary: dict[str, Any]
+    val_groups: set[str]
+    pairs: dict[str, int]
+
+
+def summarise(store: Store, videos: Sequence[str], merge: MergeSettings) -> Overview:
     """Read all records once, count, and split the groups.
 
     Args:
@@ -23,14 +37,12 @@ def summarise(store: Store, videos: Sequence[str], merge: MergeSettings) -> tupl
         videos: names of its videos.
         merge: how to split.
 
-    Returns:
-        The summary, and the names of the groups that go to validation.
-
     Raises:
         IncompleteError: a video has no record.
     """
     status, rejected, sizes = Counter(), Counter(), Counter()
     groups: Counter[str] = Counter()
+    pairs_of: dict[str, int] = {}
     problems, means, fasts = [], [], []
     frames = empty = clipped = clipped_pairs = vectors = 0
     for record in records_of(store, videos):
@@ -42,6 +54,7 @@ def summarise(store: Store, videos: Sequence[str], merge: MergeSettings) -> tupl
         pairs = record['pairs']
         empty += record['status'] == 'ok' and not pairs
         if pairs:
+            pairs_of[record['video']] = len(pairs)
             groups[group_of(record['label'], merge.group_by)] += len(pairs)
         for _, height, width, mean, fast, _, beyond in pairs:
             sizes[f'{width}x{height}'] += 1
@@ -75,7 +88,7 @@ def summarise(store: Store, videos: Sequence[str], merge: MergeSettings) -> tupl
         'problems': problems,
         'complete': True,
     }
-    return summary, val
+    return Overview(summary, val, pairs_of)
 
 
 def describe(summary: dict[str, Any], out: str) -> str:

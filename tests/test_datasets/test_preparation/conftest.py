@@ -44,7 +44,8 @@ def texture() -> np.ndarray:
     rng = np.random.default_rng(0)
     # Fine in brightness and coarse in colour, for that is how video is stored.
     bright, colour = rng.uniform(30, 225, (60, 80, 1)), rng.uniform(-25, 25, (7, 10, 3))
-    bright, colour = (cv2.resize(part, (600, 450), interpolation=cv2.INTER_CUBIC) for part in (bright, colour))
+    bright = cv2.resize(bright, (600, 450), interpolation=cv2.INTER_CUBIC)
+    colour = cv2.resize(colour, (600, 450), interpolation=cv2.INTER_CUBIC)
     return np.clip(bright[..., None] + colour, 0, 255).astype(np.uint8)
 
 

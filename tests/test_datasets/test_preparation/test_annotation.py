@@ -79,8 +79,9 @@ def store(tmp_path) -> Store:
 def test_annotations_hold_each_pair_once_and_keep_groups_together(store):
     merge = MergeSettings(val_share=0.5, group_by='[^_]+', reference_lists=True)
     videos = ['a_1', 'a_2', 'b_1', 'c']
-    summary, val = summarise(store, videos, merge)
-    write_annotations(store, videos, val, merge)
+    summary, val_groups, pairs = summarise(store, videos, merge)
+    write_annotations(store, videos, val_groups, merge)
+    assert pairs == {'a_1': 3, 'a_2': 2, 'b_1': 4}
 
     entries = {}
     for split in ('train', 'val'):
@@ -107,7 +108,7 @@ def test_annotations_hold_each_pair_once_and_keep_groups_together(store):
 
 
 def test_the_summary_counts(store):
-    summary, _ = summarise(store, ['a_1', 'a_2', 'b_1', 'c'], MergeSettings())
+    summary = summarise(store, ['a_1', 'a_2', 'b_1', 'c'], MergeSettings()).summary
     assert summary['videos'] == {'total': 4, 'ok': 4, 'damaged': 0, 'skipped': 0, 'without_pairs': 1}
     assert summary['groups']['total'] == 3
     assert summary['rejected'] == {'cut': 0, 'static': 8, 'size': 0, 'gap': 0, 'no_flow': 0}
