@@ -1,6 +1,7 @@
 # Sourced by quickstart.sh and run_tests.sh: a virtual environment that is set up once and reused until what it
 # was made from changes. Needs python3 and pip, no compiler.
 
+SCRIPT=$(realpath "$0")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PYTHON="${PYTHON:-python3}"
 export PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -26,7 +27,7 @@ open_venv() { # FOLDER: make it if need be, and use it from here on
 }
 
 stamp() { # NAME...: what an installation depends on, as one line
-    printf '%s\n' "$PWD" "$@" | cat - requirements/*.txt setup.py pyproject.toml cmp_mm/version.py tools/venv.sh "$0" |
+    printf '%s\n' "$PWD" "$@" | cat - requirements/*.txt setup.py pyproject.toml cmp_mm/version.py tools/venv.sh "$SCRIPT" |
         sha256sum | cut -c 1-64
 }
 
