@@ -1,13 +1,14 @@
 """Local maxima of the exact distance transform, without the whole transform.
 
 A pixel can only be the largest of its window if no pixel there is surely larger. Bounds for that come
-from the distance transform at half resolution: the distance of a pixel is within sqrt(2) of twice its
-2 x 2 block's. The few pixels that pass get their exact squared distance,
+from a chamfer distance at half resolution, which is within 2 % of the true distance of 2 x 2 blocks,
+and that, doubled, within sqrt(2) of every pixel's. One pixel of each promising block then gets its
+exact squared distance,
 
     min over x' of  v(y, x')^2 + (x - x')^2,   v = vertical distance to the nearest edge,
 
-over a window as wide as their upper bound, and are then compared exactly. Squared distances are
-integers, so ties are ties.
+over a window as wide as its upper bound; what is still promising is computed in full, and compared
+exactly. Squared distances are integers, so ties are ties.
 """
 
 import cv2
@@ -15,13 +16,15 @@ import numpy as np
 
 from .workspace import FAR, REACH, Workspace
 
-_SLACK = np.float32(np.sqrt(2) * (1 + 1e-5))
+_ROOT2 = np.float32(np.sqrt(2) * (1 + 1e-5))
+# OpenCV's 5 x 5 chamfer distance over the Euclidean one lies in [.9825, 1.0192].
+_LONGEST = np.float32(2 / 0.982)  # pixels per unit of chamfer distance, in blocks
+_SHORTEST = np.float32(2 / 1.0195)
 _SHIFTS = (1, 2, 4, 8, 16, 32, 64, 54)  # any distance up to 181 is a sum of some; none overflows 8 bits
 _OFFSETS = (np.arange(-REACH, REACH + 1) ** 2).astype(np.uint16)
 _SPANS = (16, 48, 96, 144, REACH)  # windows are as wide as the first of these that holds the bound
 _FEW = 200  # pixels that are not worth sorting by span
-_CHUNK = 1 << 15  # elements gathered at once: small enough to stay in the cache, and in the heap
-_MANY = 600  # blocks from which it pays to look at one pixel of each before all four
+_CHUNK = 60_000  # elements gathered at once: below 128 KiB, from which on an array gets fresh pages
 _PREFILTER = 7  # radius of a first, cheap comparison before a larger window's
 
 
@@ -45,19 +48,14 @@ class _Search:
     def __init__(self, edges: np.ndarray, radius: int, space: Workspace) -> None:
         self.edges, self.radius, self.space = edges, radius, space
         self.height, self.width = edges.shape
-        self.blocks = self._block_distances()
-        self.reach = int(2 * self.blocks.max() + _SLACK) + 1
+        self.upper = self._block_distances()
+        self.reach = int(self.upper.max()) + 1
 
     def run(self) -> np.ndarray | None:
         if self.reach > REACH:
             return None
-        known = self._promising(self.radius // 2, _SLACK)
         self._square_vertical_distances()
-        blocks = np.flatnonzero(known)
-        if len(blocks) > _MANY:
-            blocks = self._sharpen(blocks)
-            known.fill(False)
-            known.reshape(-1)[blocks] = True
+        blocks = self._promising_blocks()
         rows, cols, values = self._exact(blocks)
         padded, _ = self.space.padded(self.radius)
         padded.fill(0)
@@ -72,7 +70,7 @@ class _Search:
         for radius in radii:
             keep = self._window_maxima(padded, radius, rows, cols) <= values
             rows, cols, values = rows[keep], cols[keep], values[keep]
-        keep = self._settle(known, exact, rows, cols, values)
+        keep = self._settle(blocks, exact, rows, cols, values)
         return rows[keep] * self.width + cols[keep]
 
     def _inside(self, padded: np.ndarray) -> np.ndarray:
@@ -80,38 +78,44 @@ class _Search:
         return padded[radius : padded.shape[0] - radius, radius : padded.shape[1] - radius]
 
     def _block_distances(self) -> np.ndarray:
-        """(H / 2, W / 2) float32: distance of each 2 x 2 block to the nearest one with an edge, in blocks."""
+        """Fill ``space.chamfer``, in blocks; return (H / 2, W / 2) bounds on the pixels' distances."""
         edges = self.edges
         if self.height % 2 or self.width % 2:
             self.space.even[: self.height, : self.width] = edges
             edges = self.space.even
         pairs = np.bitwise_or(edges[0::2], edges[1::2], out=self.space.row_pairs)
         clear = (pairs.view(np.uint16) == 0).view(np.uint8)
-        return cv2.distanceTransform(clear, cv2.DIST_L2, cv2.DIST_MASK_PRECISE, self.space.blocks)
+        chamfer = cv2.distanceTransform(clear, cv2.DIST_L2, cv2.DIST_MASK_5, self.space.chamfer)
+        upper = np.multiply(chamfer, _LONGEST, out=self.space.upper)
+        return np.add(upper, _ROOT2, out=upper)
 
-    def _promising(self, around: int, slack: np.float32) -> np.ndarray:
-        """(H / 2, W / 2) bool: blocks not below any of those ``around`` by more than the slack, in blocks."""
-        side = 2 * around + 1
-        highest = cv2.dilate(self.blocks, np.ones((side, side), np.uint8), self.space.highest)
-        np.subtract(highest, slack, out=highest)
-        return np.greater_equal(self.blocks, highest)
+    def _promising_blocks(self) -> np.ndarray:
+        """Flat indices of the blocks that may hold a pixel no other of its window exceeds.
 
-    def _sharpen(self, blocks: np.ndarray) -> np.ndarray:
-        """Which of the promising blocks (flat indices) still are when one pixel of each is known exactly.
-
-        The upper left pixel's distance replaces twice the block's: the others are within sqrt(2) of it
-        too, and it is itself a pixel to beat, in every window that reaches (radius - 1) / 2 blocks.
+        First by the bounds alone, then with the upper left pixel of each block known exactly: it
+        is itself a pixel to beat, and the block's others are within sqrt(2) of it. The bounds of
+        ``self.upper`` are sharpened on the way.
         """
-        top, left = np.divmod(blocks, self.blocks.shape[1])
-        bounds = 2 * self.blocks.reshape(-1)[blocks] + _SLACK
-        corner = np.sqrt(self._exact_at(2 * top, 2 * left, bounds).astype(np.float32))
-        self.blocks.reshape(-1)[blocks] = corner / 2
-        lowered = self.space.lowered
-        np.subtract(self.blocks, _SLACK / 2, out=lowered)
-        lowered.reshape(-1)[blocks] = corner / 2
-        side = 2 * ((self.radius - 1) // 2) + 1
-        highest = cv2.dilate(lowered, np.ones((side, side), np.uint8), self.space.highest)
-        return blocks[corner / 2 + _SLACK / 2 >= highest.reshape(-1)[blocks]]
+        # A pixel's window meets all blocks up to radius // 2 away, and the upper left pixels of those
+        # up to (radius - 1) // 2 away.
+        highest = self._highest_around(self.space.chamfer, self.radius // 2)
+        np.multiply(highest, _SHORTEST, out=highest)
+        np.subtract(highest, _ROOT2, out=highest)
+        blocks = np.flatnonzero(self.upper >= highest)
+        top, left = np.divmod(blocks, self.upper.shape[1])
+        upper = self.upper.reshape(-1)
+        squared = self._exact_at(2 * top, 2 * left, upper[blocks])
+        corner = np.sqrt(squared.astype(np.float32))
+        upper[blocks] = corner + _ROOT2
+        lower = np.multiply(self.space.chamfer, _SHORTEST, out=self.space.chamfer)
+        np.subtract(lower, _ROOT2, out=lower)
+        lower.reshape(-1)[blocks] = corner
+        highest = self._highest_around(lower, (self.radius - 1) // 2).reshape(-1)
+        return blocks[corner + _ROOT2 >= highest[blocks]]
+
+    def _highest_around(self, values: np.ndarray, around: int) -> np.ndarray:
+        side = 2 * around + 1
+        return cv2.dilate(values, np.ones((side, side), np.uint8), self.space.highest)
 
     def _square_vertical_distances(self) -> None:
         """Fill ``space.squares``: v^2 of every pixel, cut off at 181^2."""
@@ -127,15 +131,16 @@ class _Search:
             if reached >= self.reach:
                 break
         inside = self.space.squares[:, REACH : REACH + self.width]
-        np.multiply(vertical, vertical, out=inside, dtype=np.uint16)
+        np.copyto(inside, vertical)
+        np.multiply(inside, inside, out=inside)
 
     def _exact(self, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows, columns and exact squared distances (uint16) of all pixels of some blocks (flat indices)."""
-        top, left = np.divmod(blocks, self.blocks.shape[1])
+        top, left = np.divmod(blocks, self.upper.shape[1])
         top, left = 2 * top, 2 * left
         rows = np.concatenate([top, top, top + 1, top + 1])
         cols = np.concatenate([left, left + 1, left, left + 1])
-        bounds = 2 * self.blocks.reshape(-1)[blocks] + _SLACK
+        bounds = self.upper.reshape(-1)[blocks]
         bounds = np.concatenate([bounds, bounds, bounds, bounds])
         if self.height % 2 or self.width % 2:
             real = (rows < self.height) & (cols < self.width)
@@ -178,14 +183,16 @@ class _Search:
     def _settle(
         self, known: np.ndarray, exact: np.ndarray, rows: np.ndarray, cols: np.ndarray, values: np.ndarray
     ) -> np.ndarray:
-        """(P,) bool: which candidates also hold against the blocks whose pixels are not known exactly."""
+        """(P,) bool: which candidates also hold against the blocks that are not ``known`` exactly."""
         radius = self.radius
         padded, padded_blocks = self.space.padded(radius)
         rivals = self._inside(padded_blocks)
-        np.multiply(self.blocks, ~known, out=rivals)
+        np.copyto(rivals, self.upper)
+        top, left = np.divmod(known, self.upper.shape[1])
+        rivals[top, left] = 0
         # Blocks that the window of (row, col) meets start at (row - radius) // 2 and are radius + 1 a side.
         first_row, first_col = (rows - radius) // 2 + radius, (cols - radius) // 2 + radius
-        harmless = (np.sqrt(values.astype(np.float32)) - _SLACK) / 2
+        harmless = np.sqrt(values.astype(np.float32))
         doubtful = np.flatnonzero(
             self._gathered_maxima(padded_blocks, radius + 1, first_row, first_col) > harmless
         )
@@ -195,7 +202,7 @@ class _Search:
         windows = self.space.windows(padded_blocks, radius + 1)
         windows = windows[first_row[doubtful], first_col[doubtful]]
         which, down, right = np.nonzero(windows > harmless[doubtful, None, None])
-        asked = np.zeros(self.blocks.shape, dtype=bool)
+        asked = np.zeros(self.upper.shape, dtype=bool)
         asked[first_row[doubtful][which] + down - radius, first_col[doubtful][which] + right - radius] = True
         more_rows, more_cols, more_values = self._exact(np.flatnonzero(asked))
         exact[more_rows, more_cols] = more_values

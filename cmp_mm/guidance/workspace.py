@@ -31,9 +31,9 @@ class Workspace:
         self.squares = np.full((height, width + 2 * REACH), FAR * FAR, np.uint16)
         self.even = np.zeros((2 * half[0], 2 * half[1]), np.uint8)
         self.row_pairs = np.empty((half[0], 2 * half[1]), np.uint8)
-        self.blocks = np.empty(half, np.float32)
+        self.chamfer = np.empty(half, np.float32)
+        self.upper = np.empty(half, np.float32)
         self.highest = np.empty(half, np.float32)
-        self.lowered = np.empty(half, np.float32)
         self.neighbours = np.empty((height, width), np.uint16)
         self._padded: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._windows: dict[tuple, np.ndarray] = {}
@@ -45,7 +45,7 @@ class Workspace:
                 self._padded.clear()
                 self._windows.clear()
             rows, cols = (side + 2 * radius for side in self.neighbours.shape)
-            block_rows, block_cols = (side + 2 * radius for side in self.blocks.shape)
+            block_rows, block_cols = (side + 2 * radius for side in self.upper.shape)
             self._padded[radius] = (
                 np.zeros((rows, cols), np.uint16),
                 np.full((block_rows, block_cols), -1, np.float32),
