@@ -108,7 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = group.add_argument
     add('--workers', type=int, help='processor cores to use (default: all)')
     add('--shard', metavar='RANK/NUMBER', help='prepare this share of the videos, for instance 0/4')
-    add('--merge-only', action='store_true', help='write the annotation files from what is prepared')
+    add('--merge-only', action='store_true', help='write the annotation files from what DIR holds')
     add(
         '--overwrite',
         action='store_true',

@@ -46,7 +46,8 @@ def prepare(
         workers: processor cores to use; None: those this process may use.
         shard: ``RANK/NUMBER``, this process's share of the videos; None: as torchrun or slurm say, else all.
         overwrite: take a folder that holds pairs made with other settings, and make them anew.
-        merge_only: prepare nothing, write the annotation files from the records.
+        merge_only: prepare nothing, write the annotation files from the records, with the folder's own
+            pair settings.
         stall_seconds: a worker that finishes no pair for so long counts as dead.
         progress: show a bar and what goes wrong on standard error.
         **options: fields of `PairSettings` and `MergeSettings`.
@@ -68,13 +69,16 @@ def prepare(
     if not stall_seconds > 0:
         raise PrepareError(f'stall seconds is {stall_seconds}; expected a number above 0')
     rank, number = read_shard(shard)
-    if merge.reference_lists:
-        check_reference_lists(settings)
     found = find_sources(sources, out) if sources or not merge_only else None
-    if found is not None:
+    if merge_only:
+        store = Store.open(out)
+    else:
         _check_sources(found, settings)
-    store = Store(out, settings)
-    store.claim(overwrite)
+        store = Store(out, settings)
+    if merge.reference_lists:
+        check_reference_lists(store.settings)
+    if not merge_only:
+        store.claim(overwrite)
     if number == 1:
         store.sweep()
     if not merge_only:

@@ -25,7 +25,7 @@ from typing import Any
 from cmp_mm.flow import write_whole
 
 from .errors import OutputError, PrepareError
-from .settings import PairSettings
+from .settings import LAYOUT_VERSION, PairSettings
 
 FLOW_ENDINGS = {'jpg': ('_x.jpg', '_y.jpg'), 'flo': ('.flo',), 'kitti': ('.png',), 'npz': ('.npz',)}
 OWN_NAMES = ('frames', 'flow', 'records', 'train.json', 'val.json', 'summary.json')
@@ -55,6 +55,24 @@ class Store:
         self.out = Path(out)
         self.settings = settings
         self.digest = settings.digest()
+
+    @classmethod
+    def open(cls, out: str | os.PathLike) -> 'Store':
+        """Open a folder with the settings it was prepared with.
+
+        Raises:
+            PrepareError: nothing was prepared there, or by another version.
+        """
+        with writing(Path(out)):
+            present = read_json(Path(out) / 'settings.json')
+        if present is None:
+            raise PrepareError(f'{out} holds no settings.json; nothing was prepared there')
+        if present.get('layout_version') != LAYOUT_VERSION:
+            raise PrepareError(
+                f'{out} was prepared by another version (layout {present.get("layout_version")!r}, '
+                f'expected {LAYOUT_VERSION})'
+            )
+        return cls(out, PairSettings.from_dict(present))
 
     def claim(self, overwrite: bool = False) -> None:
         """Make the folder, or check that it holds pairs made with the same settings.

@@ -75,6 +75,18 @@ def test_other_settings_on_a_folder_are_refused_unless_overwritten(tmp_path, vid
     assert (tmp_path / 'out' / 'frames' / 'jump' / '000000.jpg').stat().st_size < before
 
 
+def test_a_merge_may_split_otherwise_and_needs_all_videos(tmp_path, videos, capsys):
+    out = tmp_path / 'out'
+    assert run(videos / 'jump', videos / 'walk.mp4', '--out', out) == 0
+    assert 'val 5 of 1' in capsys.readouterr().out
+    # Other pair settings do not count here: those of the folder do.
+    assert main(['--out', str(out), '--merge-only', '--val-share', '0', '--reference-lists']) == 0
+    assert 'train 10 pairs of 2 groups, val 0 of 0' in capsys.readouterr().out
+    assert (out / 'train.txt').read_text().count('\n') == 10
+    assert main([str(videos), '--out', str(out), '--merge-only']) == 4
+    assert '1 of 3 videos' in capsys.readouterr().err
+
+
 def test_a_rank_that_is_not_the_last_says_so(tmp_path, videos, capsys):
     assert run(videos, '--out', tmp_path / 'out', '--shard', '0/3') == 0
     assert 'rank 0 of 3 is done; 2 videos of the others are not ready yet' in capsys.readouterr().out
