@@ -52,8 +52,8 @@ def test_no_pair_at_all_shows_in_the_exit_code(tmp_path, moving_frames, write_vi
         (['still.mp4', '--out', 'still.mp4'], 3, 'cannot write still.mp4: File exists'),
         (
             ['still.mp4', '--out', 'out', '--merge-only'],
-            4,
-            '1 of 1 videos in out are not ready, first still;',
+            2,
+            'out holds no settings.json; nothing was prepared there',
         ),
     ],
 )
