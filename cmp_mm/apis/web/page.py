@@ -1,0 +1,78 @@
+"""The page: one image, three tabs. Imported only where gradio is installed."""
+
+import gradio as gr
+
+from ..errors import InputError
+from ..inferencer import CMPInferencer
+from . import tabs
+from .session import PageSession
+
+CSS = '#page {max-width: 1280px; margin: auto} .clickable img {cursor: crosshair}'
+
+_INTRODUCTION = """# Motion propagation
+A few arrows become the motion of the whole image. Choose an image, then click."""
+
+_NO_NETWORK = """# No checkpoint is loaded
+The page needs a trained network. To train a small one in minutes, from your own videos or rendered puppets:
+
+```bash
+bash tools/quickstart.sh [VIDEO...]
+```
+
+It leaves checkpoints in the folder `train` of what it writes. Then start the page with one of them and the
+config it was trained with, or with a checkpoint of the reference implementation, which needs no config:
+
+```bash
+python tools/demo/web_demo.py --config cmp_resnet18-plain_quick-1xb16-3k_pairs-128x128 --checkpoint CHECKPOINT
+```
+
+`python tools/train.py CONFIG` trains a network of `configs/cmp`."""
+
+
+def build_page(inferencer: CMPInferencer | None, max_side: int = 1024) -> gr.Blocks:
+    """Lay out the page.
+
+    Args:
+        inferencer: the network, shared by all visitors; None shows how to get one instead.
+        max_side: see :func:`cmp_mm.apis.web.serve`.
+    """
+    hourly = (3600, 6 * 3600)
+    with gr.Blocks(
+        title='Motion propagation', analytics_enabled=False, delete_cache=hourly, elem_id='page'
+    ) as page:
+        if inferencer is None:
+            gr.Markdown(_NO_NETWORK, elem_id='no-checkpoint')
+            return page
+        # Made anew for every visitor.
+        session = gr.State(PageSession)
+        gr.Markdown(_INTRODUCTION)
+        with gr.Row():
+            file = gr.File(label='Image', file_types=['image'], type='binary', height=110, elem_id='file')
+            loaded = gr.Textbox(label='Loaded', interactive=False, elem_id='loaded')
+        with gr.Tabs():
+            flow = tabs.flow_tab(session, inferencer)
+            video = tabs.video_tab(session, inferencer)
+            masks = tabs.mask_tab(session, inferencer)
+
+        every = (flow, video, masks)
+        outputs = [loaded]
+        for shown in every:
+            outputs += [*shown.all, *shown.results]
+
+        def load(state: PageSession, data: bytes | None) -> list:
+            try:
+                told = (
+                    'The image stays until another is chosen.' if data is None else state.load(data, max_side)
+                )
+            except InputError as error:
+                told = tabs.failed(error)
+            values = [told]
+            for shown in every:
+                values += [*shown.show(state), *shown.no_results]
+            return values
+
+        file.change(load, [session, file], outputs, **tabs.QUICK)
+        # What was drawn in one tab is there in the other.
+        for shown in (flow, video):
+            shown.tab.select(shown.show, [session], shown.all, **tabs.QUICK)
+    return page

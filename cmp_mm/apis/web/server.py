@@ -1,0 +1,90 @@
+"""Serving the page: to this machine only unless asked otherwise, offline, and nothing but its own files."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..inferencer import CMPInferencer
+from .gate import Gate
+
+INSTALL = "pip install 'cmp_mm[web]'"
+_LOOPBACK = frozenset(('127.0.0.1', 'localhost', '::1'))
+_MAX_UPLOAD_BYTES = 2**26
+_SESSIONS = 32
+
+
+def import_gradio() -> Any:
+    """gradio, told to report nothing to anyone.
+
+    Raises:
+        InputError: it is not installed; names the command.
+    """
+    # Read on import; set whatever the caller's environment says.
+    os.environ.update(GRADIO_ANALYTICS_ENABLED='False', HF_HUB_DISABLE_TELEMETRY='1', DO_NOT_TRACK='1')
+    try:
+        import gradio
+    except ModuleNotFoundError as error:
+        raise InputError(f'the page needs {error.name}, which is not installed: {INSTALL}') from None
+    return gradio
+
+
+def serve(
+    inferencer: CMPInferencer | None,
+    host: str = '127.0.0.1',
+    port: int | None = None,
+    max_side: int = 1024,
+) -> None:
+    """Serve the page until interrupted.
+
+    Args:
+        inferencer: the network; without one the page says how to get one.
+        host: address to listen at; others than the loopback's can be reached by other machines.
+        port: None takes the first free one from 7860 on.
+        max_side: larger images are shrunk until their long side has this many pixels.
+
+    Raises:
+        InputError: gradio is not installed.
+        OSError: the port is in use.
+    """
+    gradio = import_gradio()
+    from starlette.middleware import Middleware
+
+    from .page import CSS, build_page
+
+    with tempfile.TemporaryDirectory(prefix='cmp_mm-web-', ignore_cleanup_errors=True) as folder:
+        # gradio's usual folders are shared with other programs, and all in them is served.
+        os.environ.update(GRADIO_TEMP_DIR=folder, GRADIO_EXAMPLES_CACHE=str(Path(folder) / 'examples'))
+        # gradio asks itself whether it runs, which a proxy would not know.
+        for name in ('NO_PROXY', 'no_proxy'):
+            os.environ[name] = ','.join(filter(None, [os.environ.get(name), host, *sorted(_LOOPBACK)]))
+        # Not passing any leaves it to the environment.
+        os.environ.pop('GRADIO_ALLOWED_PATHS', None)
+        page = build_page(inferencer, max_side)
+        page.queue(default_concurrency_limit=4, max_size=64, api_open=False)
+        gate = Middleware(Gate, folder=Path(folder), hosts=_LOOPBACK if host in _LOOPBACK else None)
+        page.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            quiet=True,
+            show_error=True,
+            prevent_thread_lock=True,
+            allowed_paths=[],
+            blocked_paths=[],
+            max_file_size=_MAX_UPLOAD_BYTES,
+            state_session_capacity=_SESSIONS,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            run_history=False,
+            enable_monitoring=False,
+            num_workers=0,
+            footer_links=[],
+            app_kwargs=dict(middleware=[gate], docs_url=None, redoc_url=None, openapi_url=None),
+            theme=gradio.themes.Default(),
+            css=CSS,
+        )
+        print(f'The page is at {page.local_url} ; Ctrl-C ends it.', flush=True)
+        page.block_thread()

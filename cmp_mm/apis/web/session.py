@@ -1,0 +1,356 @@
+"""What one visitor of the page has loaded, clicked and got; nothing here knows the page."""
+
+import io
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from cmp_mm.flow import add_legend, encode_flow, flow_to_rgb, write_whole
+from cmp_mm.visualization import draw_arrows
+from cmp_mm.visualization.drawing import enlarge, zoom_for
+
+from ..annotation import PointAnnotator
+from ..clicks import AnnotationSession, Clicks
+from ..command_line import png
+from ..errors import InputError, check_choice
+from ..guided_video import animate
+from ..images import decode_image
+from ..inferencer import CMPInferencer, EncodedImage, flow_to_array
+from ..pictures import overlay_flow, overlay_mask
+from ..video_files import check_video_path, write_video
+
+ARROW_MODES = ('draw arrow', 'hold still', 'remove nearest')
+POINT_MODES = ('positive', 'static', 'remove nearest')
+_STATIC_COLOUR = (255, 60, 60)
+_PENDING_COLOUR = (80, 230, 255)
+# Told apart on the picture; the object in work is the last one drawn, in the first colour.
+_COLOURS = ((0, 160, 255), (255, 120, 0), (120, 200, 0), (200, 60, 220), (240, 200, 0), (0, 190, 170))
+
+
+class PageSession:
+    """One visitor's image and clicks.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB; None before one is loaded.
+        zoom: the pictures to click on are this many times larger, so that pixels of small images can be hit.
+        arrows: rows (x, y, u, v) in pixels of the image, shared by flow and animation.
+        start: (x, y) of an arrow whose end is not clicked yet.
+        flow: (H, W, 2) float32 of the arrows as they were when it was made; None if they have changed.
+        annotation: points and masks; None before the first point.
+    """
+
+    def __init__(self) -> None:
+        self.image: np.ndarray | None = None
+        self.zoom = 1
+        self.arrows = Clicks((1, 1))
+        self.start: tuple[int, int] | None = None
+        self.flow: np.ndarray | None = None
+        self.annotation: AnnotationSession | None = None
+        self._encoded: EncodedImage | None = None
+        self._options: dict = {}
+        self._folder: tempfile.TemporaryDirectory | None = None
+
+    def load(self, data: bytes, max_side: int) -> str:
+        """Take an image, and forget what belonged to the one before.
+
+        Args:
+            data: the bytes of an image file.
+            max_side: larger images are shrunk until their long side has this many pixels.
+
+        Returns:
+            A sentence on what was loaded.
+
+        Raises:
+            InputError: it is no whole image.
+        """
+        image = decode_image(data, 'the file')
+        height, width = image.shape[:2]
+        told = f'Image of {width} x {height} pixels.'
+        if max(height, width) > max_side:
+            ratio = max_side / max(height, width)
+            width, height = max(1, round(width * ratio)), max(1, round(height * ratio))
+            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+            told += f' Shrunk to {width} x {height}: all results have that size.'
+        self.image, self.zoom = image, zoom_for(height, width, 480)
+        self.arrows, self.start, self.flow = Clicks((height, width)), None, None
+        self.annotation, self._encoded = None, None
+        return told
+
+    def to_pixel(self, place: tuple[float, float]) -> tuple[int, int]:
+        """x, y in the image of a place on one of the pictures to click on."""
+        height, width = self._image().shape[:2]
+        x, y = (int(value // self.zoom) for value in place)
+        # A browser that scales a picture may round a click at its rim to just outside.
+        return min(max(x, 0), width - 1), min(max(y, 0), height - 1)
+
+    # Arrows
+
+    def click_arrow(self, place: tuple[float, float], mode: str) -> str:
+        """Begin or end an arrow, hold a point still, or remove what is nearest; returns what was done."""
+        check_choice('mode', mode, ARROW_MODES)
+        x, y = self.to_pixel(place)
+        if mode == 'draw arrow' and self.start is None:
+            self.start = (x, y)
+            return f'Arrow from {x},{y}: now click where it ends.'
+        if mode == 'draw arrow':
+            begin, self.start = self.start, None
+            self.arrows.add(*begin, x - begin[0], y - begin[1])
+            told = f'Arrow {begin[0]},{begin[1]} to {x},{y}.'
+        else:
+            self.start = None
+            if mode == 'hold still':
+                self.arrows.add(x, y, 0, 0)
+                told = f'{x},{y} is held still.'
+            else:
+                told = 'Removed.' if self.arrows.remove_nearest(x, y) else 'There is nothing to remove.'
+        self.flow = None
+        return told
+
+    def undo_arrow(self) -> str:
+        """Drop the arrow begun, else take the last change back."""
+        if self.start is not None:
+            self.start = None
+            return 'The arrow begun is dropped.'
+        if not self.arrows.undo():
+            return 'There is nothing to undo.'
+        self.flow = None
+        return 'Taken back.'
+
+    def clear_arrows(self) -> str:
+        """Remove all arrows; can be undone."""
+        self.arrows.clear()
+        self.start, self.flow = None, None
+        return 'All arrows are removed; undo brings them back.'
+
+    def arrow_list(self) -> str:
+        """The arrows as the command-line demos take them, one a line."""
+        return '\n'.join(f'--arrow {x},{y},{u},{v}' for x, y, u, v in self.arrows.items)
+
+    def arrow_picture(self) -> np.ndarray | None:
+        """The image with its arrows, ``zoom`` times larger."""
+        if self.image is None:
+            return None
+        picture = self._draw(enlarge(self.image, self.zoom))
+        if self.start is not None:
+            picture = _dots(picture, [self.start], self.zoom, _PENDING_COLOUR)
+        return picture
+
+    def propagate(self, inferencer: CMPInferencer) -> str:
+        """Make the flow of the arrows; returns a sentence on it.
+
+        Raises:
+            InputError: no image or no arrows.
+        """
+        image, rows = self._image(), self._rows()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always')
+            encoded = self._encoded or inferencer.encode(image, color_order='rgb')
+            flow = flow_to_array(inferencer.propagate(encoded, rows))[0]
+        if self.image is not image:
+            raise InputError('another image was loaded meanwhile; its arrows are not clicked yet')
+        self._encoded, self.flow = encoded, flow
+        speed = np.hypot(flow[..., 0], flow[..., 1])
+        told = f'Mean motion {speed.mean():.3g} px, fastest {speed.max():.3g} px.'
+        return ' '.join([told, *(f'Warning: {each.message}.' for each in caught)])
+
+    def flow_pictures(self, max_radius: float) -> tuple[np.ndarray, np.ndarray] | None:
+        """The flow in colours, and over the image with the arrows; both with a legend."""
+        if self.flow is None:
+            return None
+        if not 0 < max_radius < float('inf'):
+            raise InputError(f'the radius is {max_radius}; expected pixels above 0')
+        plain = enlarge(flow_to_rgb(self.flow, max_radius), self.zoom)
+        over = self._draw(enlarge(overlay_flow(self._image(), self.flow, max_radius), self.zoom))
+        return add_legend(plain, max_radius), add_legend(over, max_radius)
+
+    def flow_files(self) -> tuple[str, str] | None:
+        """Paths of the flow as .flo and .npz file."""
+        if self.flow is None:
+            return None
+        files = {f'flow.{form}': encode_flow(self.flow, form) for form in ('flo', 'npz')}
+        return tuple(self._write(files))
+
+    def animate(
+        self,
+        inferencer: CMPInferencer,
+        form: str,
+        num_frames: int,
+        fps: float,
+        motion: str,
+        fill: str,
+        progress=lambda done, total: None,
+    ) -> tuple[str, str]:
+        """Write a video of the image moving along its arrows.
+
+        Args:
+            inferencer: the network.
+            form: 'gif' or 'mp4'.
+            num_frames: see `cmp_mm.apis.animate`, with motion and fill.
+            fps: frames per second.
+            motion: see there.
+            fill: see there.
+            progress: called with the number of frames done and of all.
+
+        Returns:
+            The file's path, and a sentence on it.
+
+        Raises:
+            InputError: no image, no arrows, or an option that cannot be used.
+        """
+        path = self._place() / f'animation.{form}'
+        check_video_path(path, fps)
+        rows, image = self._rows(), self._image()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always')
+            frames = animate(
+                inferencer, image, rows, num_frames=num_frames, motion=motion, fill=fill, color_order='rgb'
+            )
+            count = write_video(_counted(frames, num_frames, progress), path, fps)
+        told = f'{count} frames of {image.shape[1]} x {image.shape[0]} pixels at {fps:g} per second.'
+        messages = dict.fromkeys(str(each.message) for each in caught)
+        return str(path), ' '.join([told, *(f'Warning: {message}.' for message in messages)])
+
+    # Masks
+
+    def prepare_masks(self, inferencer: CMPInferencer, **options) -> None:
+        """Take the options of a `PointAnnotator`; the points and objects there are stay."""
+        if self.annotation is not None and self._options == options:
+            return
+        before = self.annotation
+        annotator = PointAnnotator(inferencer, self._image(), color_order='rgb', **options)
+        self.annotation, self._options = AnnotationSession(annotator), options
+        if before is not None:
+            self.annotation.clicks, self.annotation.objects = before.clicks, before.objects
+
+    def click_point(self, place: tuple[float, float], mode: str) -> str:
+        """Add a point or remove the nearest one; returns what was done."""
+        check_choice('mode', mode, POINT_MODES)
+        x, y = self.to_pixel(place)
+        annotation = self._annotation()
+        if mode == 'remove nearest':
+            return 'Removed.' if annotation.remove_nearest(x, y) else 'There is nothing to remove.'
+        annotation.add(x, y, mode)
+        return f'{mode.capitalize()} point at {x},{y}.'
+
+    def undo_point(self) -> str:
+        """Take the last change of the points back."""
+        return 'Taken back.' if self._annotation().undo() else 'There is nothing to undo.'
+
+    def finish_object(self) -> str:
+        """Keep the object in work and begin the next."""
+        return f'Object {self._annotation().finish()} is finished; click on the next.'
+
+    def drop_object(self) -> str:
+        """Remove the object finished last."""
+        dropped = self._annotation().drop_object()
+        return 'The object finished last is removed.' if dropped else 'There is no finished object.'
+
+    def mask_summary(self) -> str:
+        """One line on the points, the mask in work and the finished objects."""
+        if self.annotation is None:
+            return 'No points, 0 finished objects.'
+        counts = [len(self.annotation.points(kind)) for kind in POINT_MODES[:2]]
+        made = self.annotation.mask()
+        area = '' if made is None else f', mask of {int(made.mask.sum())} pixels ({made.mask.mean():.1%})'
+        finished = len(self.annotation.objects)
+        return f'{counts[0]} positive, {counts[1]} static points{area}; {finished} finished objects.'
+
+    def mask_picture(self) -> np.ndarray | None:
+        """The image with masks and points, ``zoom`` times larger."""
+        if self.image is None:
+            return None
+        picture = enlarge(self.image, self.zoom)
+        if self.annotation is None:
+            return picture
+        for number, mask in enumerate(self.annotation.objects, 1):
+            picture = overlay_mask(picture, self._enlarged(mask), _COLOURS[number % len(_COLOURS)])
+        made = self.annotation.mask()
+        if made is not None:
+            picture = overlay_mask(picture, self._enlarged(made.mask), _COLOURS[0])
+        picture = _dots(picture, self.annotation.points('positive'), self.zoom)
+        return _dots(picture, self.annotation.points('static'), self.zoom, _STATIC_COLOUR)
+
+    def export_masks(self) -> tuple[str, str, str]:
+        """Write the finished objects as a label map and as binary masks.
+
+        Returns:
+            Path of the label map (png, grey: 0 background, k the k-th object), path of a zip with a png of
+            0 and 255 for each, and a sentence.
+
+        Raises:
+            InputError: no object is finished.
+        """
+        objects = [] if self.annotation is None else self.annotation.objects
+        if not objects:
+            raise InputError('no object is finished; expected at least one to export')
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, 'w', zipfile.ZIP_DEFLATED) as archive:
+            for number, mask in enumerate(objects, 1):
+                archive.writestr(f'object_{number:03d}.png', png(mask.astype(np.uint8) * 255))
+        labels, masks = self._write(
+            {'labels.png': png(self.annotation.label_map()), 'masks.zip': packed.getvalue()}
+        )
+        told = f'{len(objects)} objects exported.'
+        if self.annotation.clicks.items:
+            told += ' The points of the object in work are not among them: finish it first.'
+        return labels, masks, told
+
+    # Parts
+
+    def _image(self) -> np.ndarray:
+        if self.image is None:
+            raise InputError('there is no image yet; choose one first')
+        return self.image
+
+    def _annotation(self) -> AnnotationSession:
+        if self.annotation is None:
+            raise InputError('there are no points yet; click on the image first')
+        return self.annotation
+
+    def _rows(self) -> np.ndarray:
+        if not self.arrows.items:
+            raise InputError('there are no arrows yet; click a start and an end on the image')
+        return np.array(self.arrows.items, np.float32)
+
+    def _draw(self, picture: np.ndarray) -> np.ndarray:
+        """Arrows on a picture of ``zoom`` times the image's size."""
+        rows = np.array(self.arrows.items, np.float64).reshape(-1, 4)
+        moving = rows[:, 2:].any(axis=1)
+        picture = _dots(picture, rows[~moving, :2], self.zoom, _STATIC_COLOUR)
+        points = _on_zoomed(rows[moving, :2], self.zoom)
+        return draw_arrows(picture, points[:, ::-1], rows[moving, 2:] * self.zoom)
+
+    def _enlarged(self, mask: np.ndarray) -> np.ndarray:
+        return mask.repeat(self.zoom, axis=0).repeat(self.zoom, axis=1)
+
+    def _place(self) -> Path:
+        if self._folder is None:
+            # Deleted with the session.
+            self._folder = tempfile.TemporaryDirectory(prefix='cmp_mm-results-')
+        return Path(self._folder.name)
+
+    def _write(self, files: dict[str, bytes]) -> list[str]:
+        paths = [self._place() / name for name in files]
+        write_whole(list(zip(paths, files.values(), strict=True)))
+        return [str(path) for path in paths]
+
+
+def _on_zoomed(points: np.ndarray, zoom: int) -> np.ndarray:
+    """Pixel centres of an image as places on the picture ``zoom`` times larger."""
+    return (np.asarray(points, np.float64).reshape(-1, 2) + 0.5) * zoom - 0.5
+
+
+def _dots(picture: np.ndarray, points, zoom: int, colour: tuple[int, int, int] = (255, 214, 0)) -> np.ndarray:
+    places = _on_zoomed(points, zoom)
+    return draw_arrows(picture, places[:, ::-1], np.zeros_like(places), colour=colour)
+
+
+def _counted(frames: Iterator[np.ndarray], total: int, progress) -> Iterator[np.ndarray]:
+    for done, frame in enumerate(frames, 1):
+        progress(done, total)
+        yield frame

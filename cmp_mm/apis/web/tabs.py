@@ -1,0 +1,316 @@
+"""The three tabs: what is on them, and what a click does. Imported only where gradio is installed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from ..annotation import SCORES
+from ..errors import InputError
+from ..guided_video import HOLE_FILLINGS, MOTIONS
+from ..inferencer import CMPInferencer
+from .session import ARROW_MODES, POINT_MODES, PageSession
+
+# Quick events may overlap; a click must not be lost because another is still being drawn.
+QUICK: dict[str, Any] = dict(api_visibility='private', show_progress='hidden', trigger_mode='multiple')
+# One computation at a time, whoever asks: they share the processor.
+NETWORK: dict[str, Any] = dict(api_visibility='private', concurrency_limit=1, concurrency_id='network')
+
+_HEIGHT = 440
+
+
+@dataclass(frozen=True)
+class Tab:
+    """A tab, its components that tell of the session, and what fills them.
+
+    Attributes:
+        tab: the tab.
+        all: the components that show what the session holds.
+        show: their values, given a session.
+        results: components whose content is of no use any more once another image is loaded.
+        no_results: their values then.
+    """
+
+    tab: gr.Tab
+    all: list[Any]
+    show: Callable[[PageSession], list[Any]]
+    results: list[Any]
+    no_results: list[Any]
+
+
+def failed(error: Exception) -> str:
+    """An error a visitor can do something about, as the page words it."""
+    return f'Not done: {error}.'
+
+
+def attempt(step: Callable[[], str]) -> str:
+    """The sentence of a step, or that of its error."""
+    try:
+        return step()
+    except (InputError, OSError) as error:
+        return failed(error)
+
+
+def _canvas(name: str) -> gr.Image:
+    return gr.Image(
+        label='Click here',
+        interactive=False,
+        type='numpy',
+        format='png',
+        height=_HEIGHT,
+        buttons=['fullscreen'],
+        elem_id=f'{name}-canvas',
+        elem_classes='clickable',
+    )
+
+
+def _picture(label: str, name: str, **more: Any) -> gr.Image:
+    return gr.Image(
+        label=label,
+        interactive=False,
+        format='png',
+        height=_HEIGHT,
+        buttons=['download'],
+        elem_id=name,
+        **more,
+    )
+
+
+def _status(name: str) -> gr.Textbox:
+    return gr.Textbox(label='Status', interactive=False, elem_id=f'{name}-status')
+
+
+@dataclass(frozen=True)
+class _ArrowEditor:
+    """The part that flow and animation share."""
+
+    canvas: gr.Image
+    arrows: gr.Textbox
+    status: gr.Textbox
+
+    @property
+    def all(self) -> list[Any]:
+        return [self.canvas, self.arrows]
+
+    def show(self, state: PageSession) -> list[Any]:
+        return [state.arrow_picture(), state.arrow_list()]
+
+
+def _arrow_editor(session: gr.State, name: str, after: list[Any], show_after: Callable) -> _ArrowEditor:
+    """Canvas, modes and buttons; ``after`` are components that change with the arrows."""
+    mode = gr.Radio(ARROW_MODES, value=ARROW_MODES[0], label='A click will', elem_id=f'{name}-mode')
+    canvas = _canvas(name)
+    status = _status(name)
+    with gr.Row():
+        undo = gr.Button('Undo', elem_id=f'{name}-undo')
+        clear = gr.Button('Clear', elem_id=f'{name}-clear')
+    arrows = gr.Textbox(
+        label='Arrows, as the command-line demos take them (x,y,u,v in pixels)',
+        interactive=False,
+        lines=2,
+        elem_id=f'{name}-arrows',
+    )
+    editor = _ArrowEditor(canvas, arrows, status)
+    outputs = [status, *editor.all, *after]
+
+    def answer(state: PageSession, told: str) -> list[Any]:
+        return [told, *editor.show(state), *show_after(state)]
+
+    def click(state: PageSession, mode: str, event: gr.SelectData) -> list[Any]:
+        return answer(state, attempt(lambda: state.click_arrow(event.index, mode)))
+
+    def step_back(state: PageSession) -> list[Any]:
+        return answer(state, attempt(state.undo_arrow))
+
+    def remove_all(state: PageSession) -> list[Any]:
+        return answer(state, attempt(state.clear_arrows))
+
+    canvas.select(click, [session, mode], outputs, **QUICK)
+    undo.click(step_back, [session], outputs, **QUICK)
+    clear.click(remove_all, [session], outputs, **QUICK)
+    return editor
+
+
+def flow_tab(session: gr.State, inferencer: CMPInferencer) -> Tab:
+    """Arrows to flow."""
+    with gr.Tab('Flow', elem_id='flow-tab') as tab, gr.Row():
+        left, right = gr.Column(), gr.Column()
+        with right:
+            with gr.Row():
+                run = gr.Button('Propagate', variant='primary', elem_id='flow-run')
+                radius = gr.Number(20, label='Pixels of full colour', minimum=0.1, elem_id='flow-radius')
+            over = _picture('Flow over the image', 'flow-overlay')
+            plain = _picture('Flow', 'flow-picture')
+            with gr.Row():
+                flo = gr.DownloadButton('Download .flo', interactive=False, elem_id='flow-flo')
+                npz = gr.DownloadButton('Download .npz', interactive=False, elem_id='flow-npz')
+        results = [plain, over, flo, npz]
+
+        def nothing(state: PageSession) -> list[Any]:
+            if state.flow is not None:
+                return [gr.skip()] * len(results)
+            return [None, None, *[gr.update(value=None, interactive=False)] * 2]
+
+        with left:
+            editor = _arrow_editor(session, 'flow', results, nothing)
+
+    def show_results(state: PageSession, max_radius: float | None) -> list[Any]:
+        pictures = state.flow_pictures(max_radius or 0)
+        if pictures is None:
+            return nothing(state)
+        return [*pictures, *(gr.update(value=path, interactive=True) for path in state.flow_files())]
+
+    def propagate(state: PageSession, max_radius: float | None) -> list[Any]:
+        try:
+            told = state.propagate(inferencer)
+            return [told, *show_results(state, max_radius)]
+        except (InputError, OSError) as error:
+            return [failed(error), *[gr.skip()] * len(results)]
+
+    def recolour(state: PageSession, max_radius: float | None) -> list[Any]:
+        try:
+            return [gr.skip(), *show_results(state, max_radius)]
+        except (InputError, OSError) as error:
+            return [failed(error), *[gr.skip()] * len(results)]
+
+    run.click(propagate, [session, radius], [editor.status, *results], **NETWORK)
+    radius.submit(recolour, [session, radius], [editor.status, *results], **QUICK)
+    return Tab(
+        tab,
+        [*editor.all, *results],
+        lambda state: [*editor.show(state), *nothing(state)],
+        [editor.status],
+        [''],
+    )
+
+
+def video_tab(session: gr.State, inferencer: CMPInferencer) -> Tab:
+    """Arrows to video."""
+    with gr.Tab('Animate', elem_id='video-tab') as tab, gr.Row():
+        with gr.Column():
+            editor = _arrow_editor(session, 'video', [], lambda state: [])
+        with gr.Column():
+            with gr.Row():
+                form = gr.Radio(('mp4', 'gif'), value='mp4', label='File', elem_id='video-form')
+                count = gr.Slider(2, 64, 16, step=1, label='Frames', elem_id='video-frames')
+                rate = gr.Slider(1, 50, 10, step=1, label='Frames per second', elem_id='video-rate')
+            with gr.Row():
+                motion = gr.Radio(MOTIONS, value=MOTIONS[0], label='Motion', elem_id='video-motion')
+                fill = gr.Radio(HOLE_FILLINGS, value=HOLE_FILLINGS[0], label='Holes', elem_id='video-fill')
+            run = gr.Button('Animate', variant='primary', elem_id='video-run')
+            movie = gr.Video(
+                label='Video', interactive=False, height=_HEIGHT, autoplay=True, loop=True, buttons=[],
+                elem_id='video-movie',
+            )  # fmt: skip
+            gif = _picture('Video', 'video-gif', type='filepath', visible=False)
+            file = gr.DownloadButton('Download', interactive=False, elem_id='video-file')
+    results = [movie, gif, file]
+
+    def make(
+        state: PageSession, form: str, count: float, rate: float, motion: str, fill: str,
+        progress=gr.Progress(),  # noqa: B008  gradio finds it by the default
+    ) -> list[Any]:  # fmt: skip
+        try:
+            path, told = state.animate(
+                inferencer, form, int(count), float(rate), motion, fill,
+                lambda done, total: progress((done, total), unit='frames'),
+            )  # fmt: skip
+        except (InputError, OSError) as error:
+            return [failed(error), *[gr.skip()] * len(results)]
+        is_gif = form == 'gif'
+        return [
+            told,
+            gr.update(value=None if is_gif else path, visible=not is_gif),
+            gr.update(value=path if is_gif else None, visible=is_gif),
+            gr.update(value=path, interactive=True),
+        ]
+
+    inputs = [session, form, count, rate, motion, fill]
+    run.click(make, inputs, [editor.status, *results], show_progress_on=[movie, gif], **NETWORK)
+    no_file = gr.update(value=None, interactive=False)
+    return Tab(tab, editor.all, editor.show, [editor.status, *results], ['', None, None, no_file])
+
+
+def mask_tab(session: gr.State, inferencer: CMPInferencer) -> Tab:
+    """Points to masks."""
+    with gr.Tab('Masks', elem_id='mask-tab') as tab, gr.Row():
+        with gr.Column(scale=2):
+            mode = gr.Radio(
+                [(kind if kind in ARROW_MODES else f'add {kind}', kind) for kind in POINT_MODES],
+                value=POINT_MODES[0], label='A click will', elem_id='mask-mode',
+            )  # fmt: skip
+            canvas = _canvas('mask')
+            status = _status('mask')
+            summary = gr.Textbox(label='Objects', interactive=False, elem_id='mask-summary')
+            with gr.Row():
+                undo = gr.Button('Undo', elem_id='mask-undo')
+                finish = gr.Button('Finish object', variant='primary', elem_id='mask-finish')
+                drop = gr.Button('Remove last object', elem_id='mask-drop')
+        with gr.Column(scale=1):
+            method = gr.Radio(tuple(SCORES), value='aligned', label='Method', elem_id='mask-method')
+            threshold = gr.Slider(0, 0.95, 0.5, step=0.05, label='Threshold', elem_id='mask-threshold')
+            velocity = gr.Slider(1, 50, 10, step=1, label='Pull in pixels', elem_id='mask-velocity')
+            zoom = gr.Radio(
+                [('whole image', 0), ('4 times the points', 4)], value=0, label='Look at', elem_id='mask-zoom'
+            )
+            export = gr.Button('Export finished objects', elem_id='mask-export')
+            labels = gr.DownloadButton('Download label map (png)', interactive=False, elem_id='mask-labels')
+            masks = gr.DownloadButton('Download masks (zip)', interactive=False, elem_id='mask-masks')
+    options = [method, threshold, velocity, zoom]
+    outputs = [status, canvas, summary]
+    files = [labels, masks]
+
+    def prepare(state: PageSession, method: str, threshold: float, velocity: float, zoom: float) -> None:
+        state.prepare_masks(
+            inferencer, method=method, threshold=threshold, velocity=velocity, zoom_factor=zoom
+        )
+
+    def answer(state: PageSession, told: str) -> list[Any]:
+        return [told, state.mask_picture(), state.mask_summary()]
+
+    def click(
+        state: PageSession, mode: str, method: str, threshold: float, velocity: float, zoom: float,
+        event: gr.SelectData,
+    ) -> list[Any]:  # fmt: skip
+        def step() -> str:
+            prepare(state, method, threshold, velocity, zoom)
+            return state.click_point(event.index, mode)
+
+        return answer(state, attempt(step))
+
+    def change(state: PageSession, *chosen: Any) -> list[Any]:
+        def step() -> str:
+            if state.annotation is not None:
+                prepare(state, *chosen)
+            return ''
+
+        return answer(state, attempt(step))
+
+    def button(step: Callable[[PageSession], str]) -> Callable[[PageSession], list[Any]]:
+        return lambda state: answer(state, attempt(lambda: step(state)))
+
+    def write(state: PageSession) -> list[Any]:
+        try:
+            *paths, told = state.export_masks()
+        except (InputError, OSError) as error:
+            return [failed(error), *[gr.update(value=None, interactive=False)] * 2]
+        return [told, *(gr.update(value=path, interactive=True) for path in paths)]
+
+    drawn = dict(NETWORK, trigger_mode='multiple', show_progress_on=[summary])
+    canvas.select(click, [session, mode, *options], outputs, **drawn)
+    for control, step in (
+        (undo, PageSession.undo_point),
+        (finish, PageSession.finish_object),
+        (drop, PageSession.drop_object),
+    ):
+        control.click(button(step), [session], outputs, **drawn)
+    gr.on([each.change for each in (method, zoom)], change, [session, *options], outputs, **drawn)
+    gr.on([each.release for each in (threshold, velocity)], change, [session, *options], outputs, **drawn)
+    export.click(write, [session], [status, *files], **QUICK)
+
+    def show(state: PageSession) -> list[Any]:
+        return [state.mask_picture(), state.mask_summary()]
+
+    no_file = gr.update(value=None, interactive=False)
+    return Tab(tab, [canvas, summary], show, [status, *files], ['', no_file, no_file])
