@@ -1,7 +1,13 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
+import cmp_mm
 from cmp_mm.datasets.preparation.errors import PrepareError
-from cmp_mm.datasets.preparation.pool import visible_gpus
+from cmp_mm.datasets.preparation.pool import BOOTSTRAP, visible_gpus
 from cmp_mm.datasets.preparation.sharding import default_workers, read_shard, take_shard
 
 TORCHRUN = {'RANK': '2', 'WORLD_SIZE': '5'}
@@ -52,3 +58,14 @@ def test_gpus_are_those_that_cuda_would_offer(tmp_path):
     assert visible_gpus({'CUDA_VISIBLE_DEVICES': '3, 5'}, str(tmp_path)) == ['3', '5']
     assert visible_gpus({'CUDA_VISIBLE_DEVICES': ''}, str(tmp_path)) == []
     assert visible_gpus({}, str(tmp_path / 'gone')) == []
+
+
+def test_workers_start_without_the_heavy_libraries():
+    code = BOOTSTRAP.replace(
+        'main()', "print(sorted({'torch', 'mmengine', 'mmcv', 'scipy'} & set(sys.modules)))"
+    )
+    environment = {**os.environ, 'PYTHONPATH': str(Path(cmp_mm.__file__).parents[1])}
+    found = subprocess.run(
+        [sys.executable, '-c', code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == '[]'
