@@ -8,7 +8,6 @@ from typing import Any
 from cmp_mm.flow import write_whole
 
 from .annotation import check_reference_lists, write_annotations
-from .contact_sheet import draw_contact_sheet
 from .errors import IncompleteError, PrepareError
 from .pool import WorkerPool
 from .progress import Progress
@@ -163,6 +162,9 @@ def _fingerprint(source: Source) -> dict[str, Any]:
 
 
 def _merge(store: Store, videos: Sequence[str], merge: MergeSettings) -> dict[str, Any]:
+    # Here, for guidance needs SciPy and torch, and every worker process loads this module.
+    from .contact_sheet import draw_contact_sheet
+
     with writing(store.out):
         overview = summarise(store, videos, merge)
         write_annotations(store, videos, overview.val_groups, merge)
