@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = ROOT / 'configs/cmp/cmp_resnet18-plain_quick-1xb16-3k_pairs-128x128.py'
+CONFIG = ROOT / 'configs/cmp/cmp_resnet18-plain_quick-1xb16-800_pairs-96x96.py'
 
 
 def parse_args() -> argparse.Namespace:
