@@ -25,11 +25,19 @@ from .store import Store
 ATTEMPTS = 2
 POLL_SECONDS = 0.5
 EXIT_SECONDS = 5.0
-START_SECONDS = 120.0  # to load the libraries, from a busy network drive
+START_SECONDS = 300.0  # to load the libraries, from a busy network drive
+MAX_FALSE_STARTS = 10
+# A worker of a killed parent must be gone before the next run starts, for it would remove what that one
+# made; Linux sees to it, elsewhere the worker notices that its standard input has ended.
 # Workers need numpy, OpenCV and PyAV only; `cmp_mm.datasets` imports torch and mmengine, 2 seconds and
 # 200 MB each, so it is entered without its __init__.
 BOOTSTRAP = """
-import sys, types, cmp_mm
+import contextlib, ctypes, os, signal, sys, types
+with contextlib.suppress(OSError, AttributeError):
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
+if os.getppid() != int(sys.argv[1]):
+    os._exit(0)
+import cmp_mm
 package = types.ModuleType('cmp_mm.datasets')
 package.__path__ = [path + '/datasets' for path in cmp_mm.__path__]
 sys.modules['cmp_mm.datasets'] = package
@@ -55,6 +63,7 @@ class WorkerPool:
         self._workers = workers
         self._stall_seconds = stall_seconds
         self._threaded = store.settings.estimator == 'dis'
+        self._false_starts = 0
 
     def run(self, sources: Iterable[Source], on_message: OnMessage) -> None:
         """Prepare all sources.
@@ -80,7 +89,7 @@ class WorkerPool:
                         alive[slot] = _Process(self._environment(slot, processes))
                         selector.register(alive[slot].messages, selectors.EVENT_READ, alive[slot])
                 for process in alive.values():
-                    if process.source is None and waiting:
+                    if process.ready and process.source is None and waiting:
                         busy = sum(one.source is not None for one in alive.values())
                         self._give(process, waiting.popleft(), busy + len(waiting) + 1)
                 self._read(selector, on_message)
@@ -121,16 +130,22 @@ class WorkerPool:
                     process.source = None
 
     def _stalled(self, process: '_Process') -> bool:
-        limit = self._stall_seconds if process.ready else max(self._stall_seconds, START_SECONDS)
-        process.stalled = process.source is not None and time.monotonic() - process.heard > limit
+        silence = time.monotonic() - process.heard
+        if process.ready:
+            process.stalled = process.source is not None and silence > self._stall_seconds
+        else:
+            process.stalled = silence > START_SECONDS
         return process.stalled
 
     def _bury(
         self, process: '_Process', waiting: deque[Source], attempts: dict[str, int], on_message: OnMessage
     ) -> None:
         code = process.stop()
-        if code > 0 and not process.ready:
-            raise PrepareError(f'worker processes do not start (exit code {code}); see above')
+        if not process.ready:
+            self._false_starts += 1
+            # An exit code is a library that is missing and stays so; a signal may be the machine's doing.
+            if code > 0 or self._false_starts > MAX_FALSE_STARTS:
+                raise PrepareError(f'worker processes do not start ({_describe(code)})')
         source = process.source
         if source is None:
             return
@@ -188,7 +203,7 @@ class _Process:
     def __init__(self, environment: dict[str, str]) -> None:
         try:
             self._process = subprocess.Popen(
-                [sys.executable, '-c', BOOTSTRAP],
+                [sys.executable, '-c', BOOTSTRAP, str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=environment,

@@ -66,6 +66,17 @@ def test_workers_start_without_the_heavy_libraries():
     )
     environment = {**os.environ, 'PYTHONPATH': str(Path(cmp_mm.__file__).parents[1])}
     found = subprocess.run(
-        [sys.executable, '-c', code], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, '-c', code, str(os.getpid())],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert found.stdout.strip() == '[]'
+
+
+def test_a_worker_whose_parent_is_gone_does_not_start():
+    dead = subprocess.Popen([sys.executable, '-c', ''])
+    dead.wait()
+    found = subprocess.run([sys.executable, '-c', BOOTSTRAP, str(dead.pid)], capture_output=True, timeout=30)
+    assert (found.returncode, found.stdout, found.stderr) == (0, b'', b'')
