@@ -3,6 +3,8 @@
 #
 #     bash tools/run_tests.sh [PYTEST ARGUMENTS]
 #
+# The page of tools/demo/web_demo.py is clicked through where there are chromium and chromedriver (Debian:
+# `apt-get install chromium chromium-driver`); elsewhere those tests are skipped.
 # The virtual environment (about 6 GB, 4 minutes) is $CMP_MM_VENV, by default .venv-tests; it is reused.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"

@@ -23,7 +23,7 @@ It leaves checkpoints in the folder `train` of what it writes. Then start the pa
 config it was trained with, or with a checkpoint of the reference implementation, which needs no config:
 
 ```bash
-python tools/demo/web_demo.py --config cmp_resnet18-plain_quick-1xb16-3k_pairs-128x128 --checkpoint CHECKPOINT
+python tools/demo/web_demo.py --config cmp_resnet18-plain_quick-1xb16-800_pairs-96x96 --checkpoint CHECKPOINT
 ```
 
 `python tools/train.py CONFIG` trains a network of `configs/cmp`."""

@@ -87,4 +87,6 @@ def serve(
             css=CSS,
         )
         print(f'The page is at {page.local_url} ; Ctrl-C ends it.', flush=True)
+        if host not in _LOOPBACK:
+            print('Whoever reaches this machine can use it: there is no password.', flush=True)
         page.block_thread()

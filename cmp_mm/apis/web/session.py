@@ -253,12 +253,12 @@ class PageSession:
     def mask_summary(self) -> str:
         """One line on the points, the mask in work and the finished objects."""
         if self.annotation is None:
-            return 'No points, 0 finished objects.'
+            return 'Nothing is marked.'
         counts = [len(self.annotation.points(kind)) for kind in POINT_MODES[:2]]
         made = self.annotation.mask()
         area = '' if made is None else f', mask of {int(made.mask.sum())} pixels ({made.mask.mean():.1%})'
         finished = len(self.annotation.objects)
-        return f'{counts[0]} positive, {counts[1]} static points{area}; {finished} finished objects.'
+        return f'Positive points: {counts[0]}, static: {counts[1]}{area}. Finished objects: {finished}.'
 
     def mask_picture(self) -> np.ndarray | None:
         """The image with masks and points, ``zoom`` times larger."""
@@ -295,7 +295,7 @@ class PageSession:
         labels, masks = self._write(
             {'labels.png': png(self.annotation.label_map()), 'masks.zip': packed.getvalue()}
         )
-        told = f'{len(objects)} objects exported.'
+        told = f'Exported objects: {len(objects)}.'
         if self.annotation.clicks.items:
             told += ' The points of the object in work are not among them: finish it first.'
         return labels, masks, told

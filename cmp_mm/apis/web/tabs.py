@@ -12,8 +12,14 @@ from ..guided_video import HOLE_FILLINGS, MOTIONS
 from ..inferencer import CMPInferencer
 from .session import ARROW_MODES, POINT_MODES, PageSession
 
-# Quick events may overlap; a click must not be lost because another is still being drawn.
-QUICK: dict[str, Any] = dict(api_visibility='private', show_progress='hidden', trigger_mode='multiple')
+# A click must not be lost because another is still being drawn, nor overtake it: an arrow has two.
+QUICK: dict[str, Any] = dict(
+    api_visibility='private',
+    show_progress='hidden',
+    trigger_mode='multiple',
+    concurrency_limit=1,
+    concurrency_id='quick',
+)
 # One computation at a time, whoever asks: they share the processor.
 NETWORK: dict[str, Any] = dict(api_visibility='private', concurrency_limit=1, concurrency_id='network')
 
@@ -252,7 +258,10 @@ def mask_tab(session: gr.State, inferencer: CMPInferencer) -> Tab:
             threshold = gr.Slider(0, 0.95, 0.5, step=0.05, label='Threshold', elem_id='mask-threshold')
             velocity = gr.Slider(1, 50, 10, step=1, label='Pull in pixels', elem_id='mask-velocity')
             zoom = gr.Radio(
-                [('whole image', 0), ('4 times the points', 4)], value=0, label='Look at', elem_id='mask-zoom'
+                [('whole image', 0), ("a square of 4 times the points' extent", 4)],
+                value=0,
+                label='Look at',
+                elem_id='mask-zoom',
             )
             export = gr.Button('Export finished objects', elem_id='mask-export')
             labels = gr.DownloadButton('Download label map (png)', interactive=False, elem_id='mask-labels')
@@ -287,14 +296,17 @@ def mask_tab(session: gr.State, inferencer: CMPInferencer) -> Tab:
 
         return answer(state, attempt(step))
 
+    no_files = [gr.update(value=None, interactive=False)] * len(files)
+
     def button(step: Callable[[PageSession], str]) -> Callable[[PageSession], list[Any]]:
-        return lambda state: answer(state, attempt(lambda: step(state)))
+        # What was exported before is no longer what there is.
+        return lambda state: [*answer(state, attempt(lambda: step(state))), *no_files]
 
     def write(state: PageSession) -> list[Any]:
         try:
             *paths, told = state.export_masks()
         except (InputError, OSError) as error:
-            return [failed(error), *[gr.update(value=None, interactive=False)] * 2]
+            return [failed(error), *no_files]
         return [told, *(gr.update(value=path, interactive=True) for path in paths)]
 
     drawn = dict(NETWORK, trigger_mode='multiple', show_progress_on=[summary])
@@ -304,7 +316,7 @@ def mask_tab(session: gr.State, inferencer: CMPInferencer) -> Tab:
         (finish, PageSession.finish_object),
         (drop, PageSession.drop_object),
     ):
-        control.click(button(step), [session], outputs, **drawn)
+        control.click(button(step), [session], [*outputs, *files], **drawn)
     gr.on([each.change for each in (method, zoom)], change, [session, *options], outputs, **drawn)
     gr.on([each.release for each in (threshold, velocity)], change, [session, *options], outputs, **drawn)
     export.click(write, [session], [status, *files], **QUICK)
@@ -312,5 +324,4 @@ def mask_tab(session: gr.State, inferencer: CMPInferencer) -> Tab:
     def show(state: PageSession) -> list[Any]:
         return [state.mask_picture(), state.mask_summary()]
 
-    no_file = gr.update(value=None, interactive=False)
-    return Tab(tab, [canvas, summary], show, [status, *files], ['', no_file, no_file])
+    return Tab(tab, [canvas, summary], show, [status, *files], ['', *no_files])

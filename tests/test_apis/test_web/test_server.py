@@ -1,0 +1,75 @@
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from cmp_mm.apis import InputError
+from cmp_mm.apis.web import serve
+
+TOOL = Path(__file__).parents[3] / 'tools' / 'demo' / 'web_demo.py'
+
+
+@pytest.fixture
+def tool():
+    spec = importlib.util.spec_from_file_location('web_demo', TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_listens_on_the_loopback_only(server):
+    listening = []
+    for table in ('/proc/net/tcp', '/proc/net/tcp6'):
+        if not Path(table).exists():
+            pytest.skip('reads the listening addresses from /proc/net')
+        for line in Path(table).read_text().splitlines()[1:]:
+            address, port = line.split()[1].split(':')
+            if int(port, 16) == server.port and line.split()[3] == '0A':
+                listening.append(address)
+    assert listening == ['0100007F']  # 127.0.0.1
+
+
+def test_files_it_was_not_given_are_refused(server, ask, tmp_path):
+    # The server was started with GRADIO_ALLOWED_PATHS=/ in its environment.
+    (tmp_path / 'outside.png').write_bytes(b'outside')
+    for path in (tmp_path / 'outside.png', server.weights, TOOL, server.log, '/etc/hostname', 'log'):
+        status, body = ask(server, f'/gradio_api/file={path}')
+        assert status == 403 and b'not given to the page' in body, path
+    event = dict(fn_index=0, session_hash='a', data=[None, dict(path=str(server.weights))])
+    assert ask(server, '/gradio_api/queue/join', event)[0] == 403
+    assert ask(server, '/gradio_api/file=http://example.com/a.png')[0] == 403
+
+
+def test_answers_to_its_own_name_and_pages_only(server, ask):
+    assert ask(server, '/')[0] == 200
+    assert ask(server, '/', host='example.com')[0] == 403
+    assert ask(server, '/gradio_api/upload', [], origin='http://example.com')[0] == 403
+
+
+def test_without_gradio_one_sentence_names_the_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'gradio', None)
+    with pytest.raises(InputError, match=r"needs gradio.*pip install 'cmp_mm\[web\]'"):
+        serve(None)
+
+
+def test_without_a_checkpoint_the_page_tells_how_to_make_one(tool, monkeypatch, capsys):
+    served = []
+    monkeypatch.setattr(tool, 'serve', lambda *args: served.append(args))
+    tool.main([])
+    assert served == [(None, '127.0.0.1', None, 1024)]
+    assert 'quickstart' in capsys.readouterr().err
+    pytest.importorskip('gradio', reason="the page needs gradio: pip install 'cmp_mm[web]'")
+    from cmp_mm.apis.web.page import build_page
+
+    (text,) = build_page(None).get_config_file()['components']
+    assert 'bash tools/quickstart.sh' in text['props']['value']
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'), [(['--port', '0'], '--port is 0'), (['--max-side', '0'], '--max-side is 0')]
+)
+def test_wrong_options(tool, capsys, options, message):
+    with pytest.raises(SystemExit):
+        tool.main(options)
+    assert message in capsys.readouterr().err

@@ -1,0 +1,174 @@
+import zipfile
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from cmp_mm.apis import InputError, PointAnnotator
+from cmp_mm.apis.command_line import png
+from cmp_mm.apis.web import PageSession
+from cmp_mm.apis.web.session import POINT_MODES
+from cmp_mm.flow import read_flow
+
+
+@pytest.fixture
+def session(image):
+    session = PageSession()
+    assert '61 x 45' in session.load(png(image), 1024)
+    return session
+
+
+def at(session, x, y):
+    """A place inside pixel x, y on the picture to click on."""
+    return (x + 0.7) * session.zoom, (y + 0.2) * session.zoom
+
+
+def test_pictures_are_enlarged_and_clicks_brought_back(session, image):
+    assert session.zoom == 11
+    np.testing.assert_array_equal(session.arrow_picture()[5::11, 5::11], image)
+    assert session.to_pixel(at(session, 60, 44)) == (60, 44)
+    assert session.to_pixel((-1, 45 * 11)) == (0, 44)  # beside the rim
+
+
+def test_a_large_image_is_shrunk_and_it_says_so(image):
+    session = PageSession()
+    told = session.load(png(image), 30)
+    assert '61 x 45' in told and 'Shrunk to 30 x 22' in told
+    assert session.image.shape == (22, 30, 3) and session.arrows.size == (22, 30)
+
+
+def test_what_is_no_image_leaves_the_one_before(session, image):
+    with pytest.raises(InputError, match='not a whole image'):
+        session.load(b'text', 1024)
+    np.testing.assert_array_equal(session.image, image)
+
+
+def test_arrows_by_two_clicks_and_back(session):
+    assert 'now click where it ends' in session.click_arrow(at(session, 10, 12), 'draw arrow')
+    assert session.arrows.items == [] and session.start == (10, 12)
+    session.click_arrow(at(session, 4, 15), 'draw arrow')
+    session.click_arrow(at(session, 50, 30), 'hold still')
+    assert session.arrow_list() == '--arrow 10,12,-6,3\n--arrow 50,30,0,0'
+    session.click_arrow(at(session, 40, 30), 'remove nearest')
+    assert session.arrow_list() == '--arrow 10,12,-6,3'
+    session.undo_arrow()
+    assert len(session.arrows.items) == 2
+    session.click_arrow(at(session, 1, 1), 'draw arrow')
+    assert 'begun' in session.undo_arrow() and len(session.arrows.items) == 2
+    session.clear_arrows()
+    assert session.arrow_list() == ''
+    session.undo_arrow()
+    assert len(session.arrows.items) == 2
+
+
+def test_arrows_are_seen(session, image):
+    plain = session.arrow_picture()
+    session.click_arrow(at(session, 10, 12), 'draw arrow')
+    begun = session.arrow_picture()
+    session.click_arrow(at(session, 30, 12), 'draw arrow')
+    drawn = session.arrow_picture()
+    middle = (int(12.5 * 11), int(20.5 * 11))
+    assert (begun != plain).any() and (begun[middle] == plain[middle]).all()
+    assert drawn[middle].tolist() == [255, 214, 0]
+
+
+def test_flow_is_that_of_the_arrows(session, inferencer, image):
+    with pytest.raises(InputError, match='no arrows yet'):
+        session.propagate(inferencer)
+    assert session.flow_pictures(20) is None and session.flow_files() is None
+    session.click_arrow(at(session, 10, 12), 'draw arrow')
+    session.click_arrow(at(session, 19, 8), 'draw arrow')
+    assert 'Mean motion' in session.propagate(inferencer)
+    expected = inferencer.propagate(image, [(10, 12, 9, -4)], color_order='rgb')[0].numpy()
+    flo, npz = session.flow_files()
+    for path in (flo, npz):
+        np.testing.assert_allclose(read_flow(path)[0], expected.transpose(1, 2, 0), atol=1e-5)
+    plain, over = session.flow_pictures(20)
+    assert plain.shape == over.shape == (45 * 11, 61 * 11 + 128, 3)
+    with pytest.raises(InputError, match='radius'):
+        session.flow_pictures(0)
+    session.click_arrow(at(session, 3, 3), 'hold still')
+    assert session.flow is None  # it is not that of these arrows
+
+
+def test_vectors_out_of_range_are_told(session, make_inferencer):
+    session.click_arrow(at(session, 0, 12), 'draw arrow')
+    session.click_arrow(at(session, 58, 12), 'draw arrow')
+    assert 'Warning: an arrow has a component of 58' in session.propagate(make_inferencer())
+    assert 'Warning' not in session.propagate(make_inferencer(out_of_range='rescale'))
+
+
+@pytest.mark.parametrize('form', ['gif', 'mp4'])
+def test_animation(session, inferencer, form):
+    options = (form, 3, 10.0, 'straight', 'nearest')
+    with pytest.raises(InputError, match='no arrows yet'):
+        session.animate(inferencer, *options)
+    session.click_arrow(at(session, 10, 12), 'draw arrow')
+    session.click_arrow(at(session, 19, 8), 'draw arrow')
+    seen = []
+    path, told = session.animate(inferencer, *options, lambda done, total: seen.append((done, total)))
+    assert told.startswith('3 frames of 61 x 45') and seen == [(1, 3), (2, 3), (3, 3)]
+    if form == 'gif':
+        with Image.open(path) as gif:
+            assert gif.n_frames == 3 and gif.size == (61, 45)
+
+
+def test_masks_points_objects_and_export(session, inferencer, image):
+    options = dict(method='reference', threshold=0.3, velocity=10.0, zoom_factor=0)
+    with pytest.raises(InputError, match='click on the image first'):
+        session.undo_point()
+    with pytest.raises(InputError, match='no object is finished'):
+        session.export_masks()
+    session.prepare_masks(inferencer, **options)
+    for (x, y), kind in (((20, 20), 'positive'), ((50, 40), 'static'), ((5, 5), 'positive')):
+        session.click_point(at(session, x, y), kind)
+    session.click_point(at(session, 6, 6), 'remove nearest')
+    expected = (
+        PointAnnotator(inferencer, image, color_order='rgb', **options).mask([(20, 20)], [(50, 40)]).mask
+    )
+    assert expected.any() and not expected.all()
+    np.testing.assert_array_equal(session.annotation.mask().mask, expected)
+    assert f'mask of {expected.sum()} pixels' in session.mask_summary()
+    session.finish_object()
+    with pytest.raises(InputError, match='no positive points'):
+        session.finish_object()
+    session.click_point(at(session, 40, 10), 'positive')
+    labels, masks, told = session.export_masks()
+    assert 'finish it first' in told
+    np.testing.assert_array_equal(cv2.imread(labels, cv2.IMREAD_UNCHANGED), expected.astype(np.uint8))
+    with zipfile.ZipFile(masks) as archive:
+        assert archive.namelist() == ['object_001.png']
+        binary = cv2.imdecode(np.frombuffer(archive.read('object_001.png'), np.uint8), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(binary, expected * np.uint8(255))
+    assert session.mask_picture().shape == (45 * 11, 61 * 11, 3)
+    session.undo_point()
+    assert session.annotation.mask() is None
+    assert 'removed' in session.drop_object() and 'no finished' in session.drop_object()
+
+
+def test_other_options_keep_points_and_objects(session, inferencer):
+    options = dict(method='reference', threshold=0.2, velocity=10.0, zoom_factor=0)
+    session.prepare_masks(inferencer, **options)
+    session.click_point(at(session, 20, 20), POINT_MODES[0])
+    session.finish_object()
+    session.click_point(at(session, 40, 30), POINT_MODES[0])
+    wide = session.annotation.mask().mask
+    session.prepare_masks(inferencer, **(options | dict(threshold=0.6)))
+    assert session.annotation.mask().mask.sum() < wide.sum()
+    assert len(session.annotation.objects) == 1 and session.annotation.clicks.items == [(40, 30, 'positive')]
+    session.undo_point()
+    assert session.annotation.clicks.items == []
+
+
+def test_another_image_forgets_what_belonged_to_the_first(session, inferencer, image):
+    session.click_arrow(at(session, 10, 12), 'draw arrow')
+    session.click_arrow(at(session, 19, 8), 'draw arrow')
+    session.propagate(inferencer)
+    session.prepare_masks(inferencer, method='aligned')
+    session.click_point(at(session, 20, 20), 'positive')
+    session.load(png(image[:20, :30]), 1024)
+    assert session.arrows.items == [] and session.flow is None and session.annotation is None
+    session.click_arrow(at(session, 29, 19), 'hold still')
+    session.propagate(inferencer)
+    assert session.flow.shape == (20, 30, 2)
