@@ -61,8 +61,7 @@ if [ -e "$CHECKPOINT" ]; then
 else
     say "Training, $ITERS iterations; validation beside interpolation of the same arrows"
     python tools/train.py "$CONFIG" --work-dir "$TRAIN" --data-root "$PAIRS" --resume --cfg-options \
-        train_cfg.max_iters="$ITERS" train_cfg.val_interval="$((ITERS > 4 ? ITERS / 4 : 1))" \
-        param_scheduler.1.end="$((ITERS > 21 ? ITERS : 21))" default_hooks.checkpoint.interval=100 "${SPLIT[@]}"
+        train_cfg.max_iters="$ITERS" param_scheduler.1.end="$ITERS" "${SPLIT[@]}"
 fi
 
 if [ "$OUT/metrics.json" -nt "$CHECKPOINT" ]; then
