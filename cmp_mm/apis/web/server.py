@@ -1,6 +1,8 @@
 """Serving the page: to this machine only unless asked otherwise, offline, and nothing but its own files."""
 
 import os
+import signal
+import socket
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,7 @@ def serve(
     port: int | None = None,
     max_side: int = 1024,
 ) -> None:
-    """Serve the page until interrupted.
+    """Serve the page until interrupted; for the main thread of a program.
 
     Args:
         inferencer: the network; without one the page says how to get one.
@@ -46,9 +48,10 @@ def serve(
 
     Raises:
         InputError: gradio is not installed.
-        OSError: the port is in use.
+        OSError: the address or port cannot be listened at.
     """
     gradio = import_gradio()
+    _check_free(host, port)
     from starlette.middleware import Middleware
 
     from .page import CSS, build_page
@@ -64,6 +67,8 @@ def serve(
         page = build_page(inferencer, max_side)
         page.queue(default_concurrency_limit=4, max_size=64, api_open=False)
         gate = Middleware(Gate, folder=Path(folder), hosts=_LOOPBACK if host in _LOOPBACK else None)
+        # gradio waits for an interrupt alone; uploads must not outlive the server either way.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         page.launch(
             server_name=host,
             server_port=port,
@@ -90,3 +95,15 @@ def serve(
         if host not in _LOOPBACK:
             print('Whoever reaches this machine can use it: there is no password.', flush=True)
         page.block_thread()
+
+
+def _check_free(host: str, port: int | None) -> None:
+    """Say in one sentence what gradio says in its own words."""
+    try:
+        family = socket.getaddrinfo(host, port or 0)[0][0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port or 0))
+    except OSError as error:
+        wanted = 'any port' if port is None else f'port {port}'
+        raise OSError(f'cannot listen at {host}, {wanted}: {error.strerror}; expected another one') from None

@@ -58,7 +58,7 @@ def start_server(tmp_path_factory):
                 [sys.executable, ROOT / 'tools/demo/web_demo.py', '--port', str(port), *options],
                 cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT,
             )  # fmt: skip
-        running.append(process)
+        running.append((process, folder))
         deadline = time.monotonic() + 90
         while 'The page is at' not in log.read_text():
             assert process.poll() is None, log.read_text()
@@ -69,10 +69,11 @@ def start_server(tmp_path_factory):
         )
 
     yield start
-    for process in running:
+    for process, _ in running:
         process.terminate()
-    for process in running:
+    for process, folder in running:
         process.wait(20)
+        assert not list(folder.glob('cmp_mm-*')), 'uploads or results were left behind'
 
 
 @pytest.fixture(scope='session')

@@ -1,10 +1,11 @@
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
-from cmp_mm.apis import InputError
+from cmp_mm.apis import InputError, find_config
 from cmp_mm.apis.web import serve
 
 TOOL = Path(__file__).parents[3] / 'tools' / 'demo' / 'web_demo.py'
@@ -64,6 +65,7 @@ def test_without_a_checkpoint_the_page_tells_how_to_make_one(tool, monkeypatch, 
 
     (text,) = build_page(None).get_config_file()['components']
     assert 'bash tools/quickstart.sh' in text['props']['value']
+    assert find_config(re.search(r'--config (\S+)', text['props']['value']).group(1)).is_file()
 
 
 @pytest.mark.parametrize(
@@ -73,3 +75,8 @@ def test_wrong_options(tool, capsys, options, message):
     with pytest.raises(SystemExit):
         tool.main(options)
     assert message in capsys.readouterr().err
+
+
+def test_a_port_in_use_is_one_sentence(server):
+    with pytest.raises(OSError, match=f'cannot listen at 127.0.0.1, port {server.port}: .*in use'):
+        serve(None, port=server.port)
