@@ -1,5 +1,5 @@
-# Minutes on two CPU cores, on one's own videos or the puppets: network, crop, bins, range and learning rate were
-# found by trying, for small frames and few iterations. tools/quickstart.sh runs it.
+# Minutes on two CPU cores, on one's own videos or the puppets: network, crop, bins, range and learning rate
+# were found by trying, for small frames and few iterations. tools/quickstart.sh runs it.
 _base_ = ['../_base_/datasets/custom_pairs.py', '../_base_/default_runtime.py']
 
 codec = dict(type='QuantizedFlowCodec', num_bins=61, max_flow=15.0)
@@ -15,7 +15,8 @@ model = dict(
     loss=dict(type='QuantizedFlowLoss'),
 )
 
-# Frames are shrunk until a crop shows most of the scene: what moves together is seen whole, and a step is cheap.
+# Frames are shrunk until a crop shows most of the scene: what moves together is seen whole, and a step is
+# cheap.
 short_side = 112
 crop_size = (96, 96)
 # About 9 points a crop of the puppets, 18 of busy video.
