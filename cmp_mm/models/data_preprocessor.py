@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 
+from cmp_mm.guidance import check_strategies, sample_guidance_batched
 from cmp_mm.registry import MODELS
 from cmp_mm.structures import FlowDataSample
 
@@ -23,6 +24,12 @@ class FlowDataPreprocessor(BaseDataPreprocessor):
         std: likewise.
         bgr_to_rgb: the images come in mmcv's BGR order.
         non_blocking: copy to the device asynchronously.
+        guidance: choose the guidance points here, on the device, for samples that come without: dict of
+            ``strategies`` and ``max_points`` as of :class:`SampleGuidance`, which is then left out of the
+            pipeline, so that the data workers only decode and crop. None: points come with the samples.
+
+    Raises:
+        ValueError: not 3 values of mean or std, or bad strategies.
     """
 
     def __init__(
@@ -31,8 +38,17 @@ class FlowDataPreprocessor(BaseDataPreprocessor):
         std: Sequence[float] = (58.395, 57.12, 57.375),
         bgr_to_rgb: bool = True,
         non_blocking: bool = False,
+        guidance: dict | None = None,
     ) -> None:
         super().__init__(non_blocking)
+        if guidance is not None:
+            # Plain dicts: a config brings ConfigDicts.
+            guidance = dict(
+                strategies=[dict(strategy) for strategy in guidance['strategies']],
+                max_points=guidance.get('max_points', -1),
+            )
+            check_strategies(**guidance)
+        self.guidance = guidance
         if len(mean) != 3 or len(std) != 3:
             raise ValueError(
                 f'FlowDataPreprocessor: mean and std need 3 values, one per channel of RGB; got {len(mean)} '
@@ -67,12 +83,35 @@ class FlowDataPreprocessor(BaseDataPreprocessor):
         samples = data.get('data_samples') or [FlowDataSample() for _ in images]
         for sample, image in zip(samples, images, strict=True):
             sample.set_metainfo(dict(img_shape=tuple(image.shape[-2:])))
+        if self.guidance is not None:
+            self._sample_guidance(samples)
         size = tuple(max(image.shape[axis] for image in images) for axis in (-2, -1))
         inputs = dict(
             image=torch.stack([pad_to(image, size) for image in images]),
             guidance=torch.stack([guidance_map(sample, size, images[0]) for sample in samples]),
         )
         return dict(inputs=inputs, data_samples=samples)
+
+    def _sample_guidance(self, samples: Sequence[FlowDataSample]) -> None:
+        """Give guidance to the samples that have flow but no points; those of one size in one batch."""
+        by_size: dict[tuple[int, ...], list[FlowDataSample]] = {}
+        for sample in samples:
+            if 'gt_flow' in sample and 'guidance_points' not in sample:
+                by_size.setdefault(tuple(sample.gt_flow.shape), []).append(sample)
+        for alike in by_size.values():
+            flow = torch.stack([sample.gt_flow for sample in alike])
+            valid = None
+            if any('gt_valid' in sample for sample in alike):
+                everywhere = torch.ones_like(flow[0, 0], dtype=torch.bool)
+                valid = torch.stack([sample.get('gt_valid', everywhere) for sample in alike])
+            # The seed that the data set drew for the sample: the same after a resume, with any worker count.
+            seeds = [sample.metainfo.get('guidance_seed') for sample in alike]
+            points = sample_guidance_batched(
+                flow, seeds=None if None in seeds else seeds, valid=valid, **self.guidance
+            )
+            for sample, at in zip(alike, points, strict=True):
+                sample.guidance_points = at
+                sample.guidance_vectors = sample.gt_flow[:, at[:, 0], at[:, 1]].T.contiguous()
 
     def _normalize(self, image: Tensor) -> Tensor:
         if self.bgr_to_rgb:

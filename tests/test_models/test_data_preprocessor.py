@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from cmp_mm.guidance import sample_points
 from cmp_mm.models import FlowDataPreprocessor
 from cmp_mm.models.data_preprocessor import stack_flow
 from cmp_mm.structures import FlowDataSample
@@ -112,3 +113,44 @@ def test_config_errors_are_one_sentence():
     sample = FlowDataSample()
     with pytest.raises(ValueError, match='a data sample has no gt_flow'):
         stack_flow([sample], (8, 8))
+
+
+def moving_square(height, width, seed):
+    sample = FlowDataSample(metainfo=dict(guidance_seed=seed))
+    flow = np.zeros((height, width, 2), dtype=np.float32)
+    flow[10:30, 12:36] = (3, -2)
+    flow[20:, :9] = (-4, 1)
+    sample.gt_flow = torch.from_numpy(flow).permute(2, 0, 1).contiguous()
+    return sample, flow
+
+
+def test_guidance_chosen_on_the_device_is_that_of_the_pipeline():
+    guidance = dict(
+        strategies=[dict(type='watershed', kernel_size=9), dict(type='grid', stride=16)], max_points=7
+    )
+    made = [moving_square(40, 48, 3), moving_square(40, 48, 4), moving_square(64, 56, 5)]
+    unknown = torch.ones(40, 48, dtype=torch.bool)
+    unknown[:, 24:] = False
+    made[1][0].gt_valid = unknown
+    batch = dict(
+        inputs=dict(image=[torch.zeros(3, *f.shape[:2], dtype=torch.uint8) for _, f in made]),
+        data_samples=[s for s, _ in made],
+    )
+    out = FlowDataPreprocessor(guidance=guidance)(batch)
+    for index, (sample, (_, flow)) in enumerate(zip(out['data_samples'], made, strict=True)):
+        valid = sample.gt_valid.numpy() if 'gt_valid' in sample else None
+        expected = sample_points(flow, rng=np.random.default_rng(3 + index), valid=valid, **guidance)
+        assert len(expected) == 7
+        np.testing.assert_array_equal(sample.guidance_points, expected)
+        np.testing.assert_array_equal(sample.guidance_vectors, flow[expected[:, 0], expected[:, 1]])
+        assert out['inputs']['guidance'][index, 2].sum() == 7
+
+
+def test_points_that_come_with_a_sample_are_kept_and_bad_strategies_refused():
+    sample, _ = moving_square(40, 48, 0)
+    sample.guidance_points, sample.guidance_vectors = torch.tensor([[5, 5]]), torch.zeros(1, 2)
+    batch = dict(inputs=dict(image=[torch.zeros(3, 40, 48, dtype=torch.uint8)]), data_samples=[sample])
+    out = FlowDataPreprocessor(guidance=dict(strategies=[dict(type='full')]))(batch)
+    assert out['inputs']['guidance'][0, 2].sum() == 1
+    with pytest.raises(ValueError, match='odd'):
+        FlowDataPreprocessor(guidance=dict(strategies=[dict(type='watershed', kernel_size=8)]))

@@ -20,6 +20,7 @@ class PackFlowInputs(BaseTransform):
     Gives ``dict(inputs=dict(image=...), data_samples=...)``: the image is (3, H, W) uint8 BGR, a quarter of
     the bytes of a normalised one to hand over; the preprocessor makes it RGB and float on the device, and
     draws the guidance map. What of flow, mask and guidance the sample has goes into the `FlowDataSample`.
+    A sample without guidance gets the metainfo ``guidance_seed``, for points chosen on the device.
 
     Args:
         meta_keys: keys to keep as metainfo, where the sample has them.
@@ -37,6 +38,8 @@ class PackFlowInputs(BaseTransform):
         if 'guidance_points' in results:
             sample.guidance_points = torch.from_numpy(results['guidance_points'])
             sample.guidance_vectors = torch.from_numpy(results['guidance_vectors'])
+        else:
+            sample.set_metainfo(dict(guidance_seed=int(np.random.randint(2**31))))
         return dict(inputs=dict(image=_planes(results['img'])), data_samples=sample)
 
     def __repr__(self) -> str:

@@ -73,6 +73,12 @@ def test_packing_only_what_there_is():
     data = PackFlowInputs(meta_keys=[])(dict(sample))['data_samples']
     assert data.gt_valid.dtype == torch.bool
     assert np.array_equal(data.gt_valid.numpy(), sample['flow_valid'])
-    assert 'guidance_points' not in data and data.metainfo == {}
+    assert 'guidance_points' not in data
+    # Only what choosing points on the device needs: a seed that the data set's own seeding decides.
+    assert data.metainfo.keys() == {'guidance_seed'}
+    np.random.seed(5)
+    first = PackFlowInputs(meta_keys=[])(dict(sample))['data_samples'].metainfo
+    np.random.seed(5)
+    assert PackFlowInputs(meta_keys=[])(dict(sample))['data_samples'].metainfo == first
     only_image = PackFlowInputs()(dict(img=sample['img']))
     assert 'gt_flow' not in only_image['data_samples']
