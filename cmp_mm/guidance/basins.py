@@ -1,34 +1,33 @@
-"""Local maxima of the exact distance transform, without the whole transform.
+"""Local maxima of the exact distance transform, where possible without the whole transform.
 
-A pixel can only be the largest of its window if no pixel there is surely larger. Bounds for that come
-from a chamfer distance at half resolution, which is within 2 % of the true distance of 2 x 2 blocks,
-and that, doubled, within sqrt(2) of every pixel's. One pixel of each promising block then gets its
-exact squared distance,
+1. A pixel can only be the largest of its window if no pixel there is surely larger. Bounds for that come
+   from a chamfer distance at half resolution, which is within 2 % of the true distance of 2 x 2 blocks,
+   and that, doubled, within sqrt(2) of every pixel's.
+2. One pixel of each promising block gets its exact distance; the blocks that are still promising then
+   get all of theirs.
+3. What is largest in its window among all these is held against the bounds of the blocks not computed;
+   where that leaves a doubt, they are.
 
-    min over x' of  v(y, x')^2 + (x - x')^2,   v = vertical distance to the nearest edge,
-
-over a window as wide as its upper bound; what is still promising is computed in full, and compared
-exactly. Squared distances are integers, so ties are ties.
+Squared distances are integers, so ties are ties. Small windows over flows full of edges leave so many
+blocks that OpenCV's transform of the whole is faster, and taken.
 """
 
 import cv2
 import numpy as np
 
-from .workspace import FAR, REACH, Workspace
+from .distances import EdgeDistances, runs
+from .workspace import Workspace
 
 _ROOT2 = np.float32(np.sqrt(2) * (1 + 1e-5))
 # OpenCV's 5 x 5 chamfer distance over the Euclidean one lies in [.9825, 1.0192].
 _LONGEST = np.float32(2 / 0.982)  # pixels per unit of chamfer distance, in blocks
 _SHORTEST = np.float32(2 / 1.0195)
-_SHIFTS = (1, 2, 4, 8, 16, 32, 64, 54)  # any distance up to 181 is a sum of some; none overflows 8 bits
-_OFFSETS = (np.arange(-REACH, REACH + 1) ** 2).astype(np.uint16)
-_SPANS = (16, 48, 96, 144, REACH)  # windows are as wide as the first of these that holds the bound
-_FEW = 200  # pixels that are not worth sorting by span
-_CHUNK = 60_000  # elements gathered at once: below 128 KiB, from which on an array gets fresh pages
-_PREFILTER = 7  # radius of a first, cheap comparison before a larger window's
+_KERNELS = range(7, 130)  # smaller windows exclude too little, larger ones cost too much to gather
+_FEWEST_PIXELS = 128 * 128  # images below which the whole transform is cheaper than avoiding it
+_MOST_BLOCKS = 1 / 10  # share of all blocks above which it is, too
 
 
-def distance_maxima(edges: np.ndarray, kernel_size: int, space: Workspace) -> np.ndarray | None:
+def distance_maxima(edges: np.ndarray, kernel_size: int, space: Workspace) -> np.ndarray:
     """Pixels off the edges, and off the border, whose distance is the largest of their window.
 
     Args:
@@ -37,9 +36,24 @@ def distance_maxima(edges: np.ndarray, kernel_size: int, space: Workspace) -> np
         space: buffers for this height and width.
 
     Returns:
-        (P,) flat indices in no certain order; None where the distances are too long for this method.
+        (P,) flat indices in row order.
     """
-    return _Search(edges, kernel_size // 2, space).run()
+    found = None
+    if edges.size >= _FEWEST_PIXELS and kernel_size in _KERNELS:
+        found = _Search(edges, kernel_size // 2, space).run()
+    return _maxima_of_whole(edges, kernel_size, space) if found is None else found
+
+
+def _maxima_of_whole(edges: np.ndarray, kernel_size: int, space: Workspace) -> np.ndarray:
+    clear = np.bitwise_xor(edges, 1, out=space.vertical)
+    distance = cv2.distanceTransform(clear, cv2.DIST_L2, cv2.DIST_MASK_PRECISE, space.strength)
+    cv2.dilate(distance, np.ones((kernel_size, kernel_size), np.uint8), space.neighbours)
+    # Both are square roots of integers in float32: equal if and only if the integers are.
+    found = np.equal(distance, space.neighbours, out=space.maybe)
+    found &= clear.view(bool)
+    found[[0, -1], :] = False
+    found[:, [0, -1]] = False
+    return np.flatnonzero(found)
 
 
 class _Search:
@@ -49,29 +63,29 @@ class _Search:
         self.edges, self.radius, self.space = edges, radius, space
         self.height, self.width = edges.shape
         self.upper = self._block_distances()
-        self.reach = int(self.upper.max()) + 1
+        self.padded, self.padded_blocks = space.padded(radius)
+        self.exact = self._inside(self.padded)
 
     def run(self) -> np.ndarray | None:
-        if self.reach > REACH:
-            return None
-        self._square_vertical_distances()
         blocks = self._promising_blocks()
-        rows, cols, values = self._exact(blocks)
-        padded, _ = self.space.padded(self.radius)
-        padded.fill(0)
-        exact = self._inside(padded)
-        exact[rows, cols] = values
-        cv2.dilate(exact, np.ones((3, 3), np.uint8), self.space.neighbours)
+        if len(blocks) > self.upper.size * _MOST_BLOCKS:
+            return None
+        self.distances = EdgeDistances(self.edges, float(self.upper.max()), self.space)
+        blocks = self._still_promising(blocks)
+        self.padded.fill(0)
+        rows, cols, values = self._compute(blocks)
+
+        cv2.dilate(self.exact, np.ones((3, 3), np.uint8), self.space.neighbours)
         keep = np.flatnonzero(values == self.space.neighbours[rows, cols])
         rows, cols, values = rows[keep], cols[keep], values[keep]
         keep = (values > 0) & (rows > 0) & (cols > 0) & (rows < self.height - 1) & (cols < self.width - 1)
         rows, cols, values = rows[keep], cols[keep], values[keep]
-        radii = [self.radius] if self.radius <= 2 * _PREFILTER else [_PREFILTER, self.radius]
-        for radius in radii:
-            keep = self._window_maxima(padded, radius, rows, cols) <= values
-            rows, cols, values = rows[keep], cols[keep], values[keep]
-        keep = self._settle(blocks, exact, rows, cols, values)
-        return rows[keep] * self.width + cols[keep]
+        for radius in (7, 20, self.radius):
+            if 1.5 * radius < self.radius or radius == self.radius:
+                keep = self._window_maxima(radius, rows, cols) <= values
+                rows, cols, values = rows[keep], cols[keep], values[keep]
+        keep = self._settle(blocks, rows, cols, values)
+        return np.sort(rows[keep] * self.width + cols[keep])
 
     def _inside(self, padded: np.ndarray) -> np.ndarray:
         radius = self.radius
@@ -90,23 +104,23 @@ class _Search:
         return np.add(upper, _ROOT2, out=upper)
 
     def _promising_blocks(self) -> np.ndarray:
-        """Flat indices of the blocks that may hold a pixel no other of its window exceeds.
-
-        First by the bounds alone, then with the upper left pixel of each block known exactly: it
-        is itself a pixel to beat, and the block's others are within sqrt(2) of it. The bounds of
-        ``self.upper`` are sharpened on the way.
-        """
-        # A pixel's window meets all blocks up to radius // 2 away, and the upper left pixels of those
-        # up to (radius - 1) // 2 away.
+        """Flat indices of the blocks that, by the bounds, may hold a pixel no other of its window exceeds."""
+        # A pixel's window meets all blocks up to radius // 2 away.
         highest = self._highest_around(self.space.chamfer, self.radius // 2)
         np.multiply(highest, _SHORTEST, out=highest)
         np.subtract(highest, _ROOT2, out=highest)
-        blocks = np.flatnonzero(self.upper >= highest)
+        return np.flatnonzero(self.upper >= highest)
+
+    def _still_promising(self, blocks: np.ndarray) -> np.ndarray:
+        """Those of some blocks that are promising yet when the upper left pixel of each is known.
+
+        It is itself a pixel to beat, in all windows that reach (radius - 1) // 2 blocks, and the block's
+        others are within sqrt(2) of it. ``self.upper`` is sharpened on the way.
+        """
         top, left = np.divmod(blocks, self.upper.shape[1])
         upper = self.upper.reshape(-1)
-        squared = self._exact_at(2 * top, 2 * left, upper[blocks])
-        corner = np.sqrt(squared.astype(np.float32))
-        upper[blocks] = corner + _ROOT2
+        corner = np.sqrt(self.distances.at(2 * top, 2 * left, upper[blocks]))
+        upper[blocks] = np.minimum(upper[blocks], corner + _ROOT2)
         lower = np.multiply(self.space.chamfer, _SHORTEST, out=self.space.chamfer)
         np.subtract(lower, _ROOT2, out=lower)
         lower.reshape(-1)[blocks] = corner
@@ -117,25 +131,8 @@ class _Search:
         side = 2 * around + 1
         return cv2.dilate(values, np.ones((side, side), np.uint8), self.space.highest)
 
-    def _square_vertical_distances(self) -> None:
-        """Fill ``space.squares``: v^2 of every pixel, cut off at 181^2."""
-        vertical, shifted = self.space.vertical, self.space.shifted
-        np.bitwise_xor(self.edges, 1, out=vertical)
-        np.multiply(vertical, FAR, out=vertical)
-        reached = 0
-        for shift in _SHIFTS:
-            np.add(vertical, np.uint8(shift), out=shifted)
-            np.minimum(vertical[shift:], shifted[:-shift], out=vertical[shift:])
-            np.minimum(vertical[:-shift], shifted[shift:], out=vertical[:-shift])
-            reached += shift
-            if reached >= self.reach:
-                break
-        inside = self.space.squares[:, REACH : REACH + self.width]
-        np.copyto(inside, vertical)
-        np.multiply(inside, inside, out=inside)
-
-    def _exact(self, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows, columns and exact squared distances (uint16) of all pixels of some blocks (flat indices)."""
+    def _compute(self, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Enter all pixels of some blocks into the map; rows, columns and squared distances."""
         top, left = np.divmod(blocks, self.upper.shape[1])
         top, left = 2 * top, 2 * left
         rows = np.concatenate([top, top, top + 1, top + 1])
@@ -145,70 +142,42 @@ class _Search:
         if self.height % 2 or self.width % 2:
             real = (rows < self.height) & (cols < self.width)
             rows, cols, bounds = rows[real], cols[real], bounds[real]
-        return rows, cols, self._exact_at(rows, cols, bounds)
-
-    def _exact_at(self, rows: np.ndarray, cols: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-        """(P,) uint16 squared distances of pixels whose distances do not exceed ``bounds``."""
-        values = np.empty(len(rows), np.uint16)
-        centres = rows * (self.width + 2 * REACH) + cols + REACH
-        spans = _SPANS
-        if len(rows) < _FEW:
-            longest = bounds.max(initial=0)
-            spans = [span for span in _SPANS if span >= longest][:1]
-        shorter = -1
-        for span in spans:
-            chosen = np.flatnonzero((bounds > shorter) & (bounds <= span))
-            shorter = span
-            if len(chosen) == 0:
-                continue
-            side = 2 * span + 1
-            stretches = self.space.stretches(side)
-            offsets = _OFFSETS[REACH - span : REACH + span + 1]
-            step = _CHUNK // side
-            for first in range(0, len(chosen), step):
-                part = chosen[first : first + step]
-                window = stretches[centres[part] - span]
-                np.add(window, offsets, out=window)
-                values[part] = np.minimum.reduce(window, axis=1)
-        return values
-
-    def _window_maxima(
-        self, padded: np.ndarray, radius: int, rows: np.ndarray, cols: np.ndarray
-    ) -> np.ndarray:
-        """Maximum over the window around each pixel of a map with ``self.radius`` more on each side."""
-        return self._gathered_maxima(
-            padded, 2 * radius + 1, rows + self.radius - radius, cols + self.radius - radius
-        )
+        values = self.distances.at(rows, cols, bounds)
+        self.exact[rows, cols] = values
+        return rows, cols, values
 
     def _settle(
-        self, known: np.ndarray, exact: np.ndarray, rows: np.ndarray, cols: np.ndarray, values: np.ndarray
+        self, known: np.ndarray, rows: np.ndarray, cols: np.ndarray, values: np.ndarray
     ) -> np.ndarray:
         """(P,) bool: which candidates also hold against the blocks that are not ``known`` exactly."""
         radius = self.radius
-        padded, padded_blocks = self.space.padded(radius)
-        rivals = self._inside(padded_blocks)
+        rivals = self._inside(self.padded_blocks)
         np.copyto(rivals, self.upper)
         top, left = np.divmod(known, self.upper.shape[1])
         rivals[top, left] = 0
         # Blocks that the window of (row, col) meets start at (row - radius) // 2 and are radius + 1 a side.
         first_row, first_col = (rows - radius) // 2 + radius, (cols - radius) // 2 + radius
-        harmless = np.sqrt(values.astype(np.float32))
-        doubtful = np.flatnonzero(
-            self._gathered_maxima(padded_blocks, radius + 1, first_row, first_col) > harmless
-        )
+        harmless = np.sqrt(values)
+        highest = self._gathered_maxima(self.padded_blocks, radius + 1, first_row, first_col)
+        doubtful = np.flatnonzero(highest > harmless)
         keep = np.ones(len(rows), dtype=bool)
-        if len(doubtful) == 0:
-            return keep
-        windows = self.space.windows(padded_blocks, radius + 1)
-        windows = windows[first_row[doubtful], first_col[doubtful]]
-        which, down, right = np.nonzero(windows > harmless[doubtful, None, None])
-        asked = np.zeros(self.upper.shape, dtype=bool)
-        asked[first_row[doubtful][which] + down - radius, first_col[doubtful][which] + right - radius] = True
-        more_rows, more_cols, more_values = self._exact(np.flatnonzero(asked))
-        exact[more_rows, more_cols] = more_values
-        highest = self._window_maxima(padded, radius, rows[doubtful], cols[doubtful])
-        keep[doubtful] = highest <= values[doubtful]
+        if len(doubtful):
+            windows = self.space.windows(self.padded_blocks, radius + 1)
+            windows = windows[first_row[doubtful], first_col[doubtful]]
+            which, down, right = np.nonzero(windows > harmless[doubtful, None, None])
+            asked = np.zeros(self.upper.shape, dtype=bool)
+            asked[first_row[doubtful][which] + down - radius, first_col[doubtful][which] + right - radius] = (
+                True
+            )
+            self._compute(np.flatnonzero(asked))
+            highest = self._window_maxima(radius, rows[doubtful], cols[doubtful])
+            keep[doubtful] = highest <= values[doubtful]
         return keep
+
+    def _window_maxima(self, radius: int, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+        """Maximum of the map over the window around each pixel."""
+        margin = self.radius - radius
+        return self._gathered_maxima(self.padded, 2 * radius + 1, rows + margin, cols + margin)
 
     def _gathered_maxima(
         self, values: np.ndarray, side: int, rows: np.ndarray, cols: np.ndarray
@@ -216,8 +185,6 @@ class _Search:
         """Maximum of each (side, side) window of a padded map whose upper left corner is (row, col)."""
         windows = self.space.windows(values, side)
         out = np.empty(len(rows), values.dtype)
-        step = max(1, _CHUNK // (side * side))
-        for first in range(0, len(rows), step):
-            part = slice(first, first + step)
+        for part in runs(np.arange(len(rows)), 4 * side * side):
             out[part] = windows[rows[part], cols[part]].reshape(-1, side * side).max(axis=1)
         return out

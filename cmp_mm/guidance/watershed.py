@@ -5,7 +5,6 @@ Section 3.2 of the CMP paper (arXiv 1903.11412). Two paths give the same points:
 training uses.
 """
 
-import cv2
 import numpy as np
 from scipy import ndimage
 
@@ -13,9 +12,6 @@ from .basins import distance_maxima
 from .checks import UNKNOWN_FLOW, check_flow, check_kernel_size, largest_component, unknown_mask
 from .edges import edge_mask, edge_mask_reference
 from .workspace import workspace
-
-_SMALL = 128 * 128  # pixels below which the whole transform is cheaper than avoiding it
-_KERNELS = range(7, 130)  # smaller windows exclude too little, larger ones cost too much to gather
 
 
 def subsampling(height: int, width: int) -> int:
@@ -99,19 +95,5 @@ def watershed_candidates(flow: np.ndarray, kernel_size: int) -> np.ndarray:
     edges = edge_mask(small, largest, space)
     if edges is None:
         return np.zeros((0, 2), dtype=np.int32)
-    found = None
-    if height * width >= _SMALL and kernel_size in _KERNELS:
-        found = distance_maxima(edges, kernel_size, space)
-    if found is None:
-        found = _maxima_of_whole_transform(edges, kernel_size)
-    return _to_points(np.sort(found), unknown, width, step)
-
-
-def _maxima_of_whole_transform(edges: np.ndarray, kernel_size: int) -> np.ndarray:
-    distance = cv2.distanceTransform(edges ^ 1, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    window = np.ones((kernel_size, kernel_size), dtype=np.uint8)
-    # Both are square roots of integers in float32: equal if and only if the integers are.
-    keep = (distance == cv2.dilate(distance, window)) & (distance > 0)
-    keep[[0, -1], :] = False
-    keep[:, [0, -1]] = False
-    return np.flatnonzero(keep)
+    found = distance_maxima(edges, kernel_size, space)
+    return _to_points(found, unknown, width, step)

@@ -9,8 +9,7 @@ import threading
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-FAR = 181  # vertical distance that stands for 'none near'; its square fits in 16 bits with room to add
-REACH = 180  # longest distance the 16-bit search handles
+NEAR = 180  # longest distance whose square, and that of a step as long, add up in 16 bits
 KEPT_SIZES = 4
 
 
@@ -26,20 +25,20 @@ class Workspace:
         self.maybe = np.empty((height, width), bool)
         self.vertical = np.empty((height, width), np.uint8)
         self.shifted = np.empty((height, width), np.uint8)
-        # Squared vertical distances between margins as wide as the reach, so that a window around any
-        # pixel is one stretch of memory.
-        self.squares = np.full((height, width + 2 * REACH), FAR * FAR, np.uint16)
+        # Squared vertical distances, with margins: no window leaves its row of memory.
+        self.squares = np.full((height, width + 2 * NEAR), (NEAR + 1) ** 2, np.uint16)
         self.even = np.zeros((2 * half[0], 2 * half[1]), np.uint8)
         self.row_pairs = np.empty((half[0], 2 * half[1]), np.uint8)
         self.chamfer = np.empty(half, np.float32)
         self.upper = np.empty(half, np.float32)
         self.highest = np.empty(half, np.float32)
-        self.neighbours = np.empty((height, width), np.uint16)
+        self.neighbours = np.empty((height, width), np.float32)
         self._padded: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._windows: dict[tuple, np.ndarray] = {}
+        self._far: tuple[np.ndarray, ...] | None = None
 
     def padded(self, radius: int) -> tuple[np.ndarray, np.ndarray]:
-        """A uint16 map of the pixels and a float32 map of the blocks, with ``radius`` more on each side."""
+        """Float32 maps of the pixels and of the blocks, with ``radius`` more on each side."""
         if radius not in self._padded:
             if len(self._padded) >= KEPT_SIZES:
                 self._padded.clear()
@@ -47,10 +46,23 @@ class Workspace:
             rows, cols = (side + 2 * radius for side in self.neighbours.shape)
             block_rows, block_cols = (side + 2 * radius for side in self.upper.shape)
             self._padded[radius] = (
-                np.zeros((rows, cols), np.uint16),
-                np.full((block_rows, block_cols), -1, np.float32),
+                np.zeros((rows, cols), np.float32),
+                np.zeros((block_rows, block_cols), np.float32),
             )
         return self._padded[radius]
+
+    def far_buffers(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """For distances beyond ``NEAR``: two uint16 maps, an int32 map, and (x - x')^2 for all x, x'."""
+        if self._far is None:
+            height, width = self.vertical.shape
+            column = np.arange(width, dtype=np.int32)
+            self._far = (
+                np.empty((height, width), np.uint16),
+                np.empty((height, width), np.uint16),
+                np.empty((height, width), np.int32),
+                (column - column[:, None]) ** 2,
+            )
+        return self._far
 
     def stretches(self, side: int) -> np.ndarray:
         """View of ``squares``: row i holds the ``side`` elements from flat index i on."""

@@ -1,0 +1,194 @@
+"""Watershed guidance candidates: cmp_mm's fast path against the plain SciPy path, on one core, in one run.
+
+The plain path is `cmp_mm.guidance.watershed_candidates_reference`: Sobel by convolution, exact Euclidean
+distance transform, maximum filter. Both get the same flows, alternate, and must give the same points.
+Times are processor time of one thread, so that other load on the machine hardly shows; the flow is touched
+by the plain path right before, so neither starts with a warm cache.
+
+    python tools/benchmarks/bench_guidance.py                    # generated scenes
+    python tools/benchmarks/bench_guidance.py --flow a.flo b.flo --json guidance.json
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+import cv2
+import numpy as np
+import torch
+
+from cmp_mm.flow import read_flow
+from cmp_mm.guidance import (
+    sample_points,
+    watershed_candidates,
+    watershed_candidates_batched,
+    watershed_candidates_reference,
+)
+
+GROWTH = [(192, 192), (384, 384), (416, 555), (768, 768), (1080, 1920)]
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--flow', nargs='+', help='flow files to use, each as it is; default: scenes')
+    parser.add_argument('--scenes', type=int, default=6, help='generated scenes per size')
+    parser.add_argument('--rounds', type=int, default=10, help='rounds; the two paths alternate')
+    parser.add_argument('--size', type=int, nargs=2, default=(384, 384), metavar=('H', 'W'))
+    parser.add_argument('--kernel-size', type=int, nargs='+', default=(15, 41, 81), help='windows K')
+    parser.add_argument('--batch', type=int, default=12, help='images of the batched path')
+    parser.add_argument('--json', help='write the figures to this file too')
+    return parser.parse_args()
+
+
+def scene(height: int, width: int, seed: int) -> np.ndarray:
+    """(H, W, 2) flow: a camera that turns and approaches, moving things, an estimate's roughness."""
+    rng = np.random.default_rng(seed)
+    rows, cols = np.mgrid[:height, :width].astype(np.float32)
+    centre = rng.uniform(0.3, 0.7, 2) * (height, width)
+    zoom, turn = rng.normal(0, 0.01, 2)
+    down, right = rows - centre[0], cols - centre[1]
+    flow = np.stack([zoom * right - turn * down, zoom * down + turn * right], axis=2)
+    for _ in range(rng.integers(2, 7)):
+        centre, radii = rng.uniform(0.1, 0.9, 2) * (height, width), rng.uniform(0.05, 0.2, 2) * height
+        inside = ((rows - centre[0]) / radii[0]) ** 2 + ((cols - centre[1]) / radii[1]) ** 2 < 1
+        flow[inside] += rng.normal(0, 8, 2)
+    rough = cv2.GaussianBlur(rng.standard_normal((height, width, 2)), (0, 0), 3) * 0.5
+    return cv2.GaussianBlur((flow + rough).astype(np.float32), (0, 0), 1.2)
+
+
+def spent(run: Callable[[], object]) -> float:
+    """Milliseconds of this thread's processor time."""
+    start = time.thread_time()
+    run()
+    return (time.thread_time() - start) * 1e3
+
+
+def compare(flows: list[np.ndarray], kernel_size: int, rounds: int) -> dict:
+    """Both paths over all flows, alternating."""
+    plain, fast = [], []
+    for i in range(rounds + 1):
+        for flow in flows:
+            one = spent(lambda flow=flow: watershed_candidates_reference(flow, kernel_size))
+            two = spent(lambda flow=flow: watershed_candidates(flow, kernel_size))
+            if i:  # the first round fills caches and buffers
+                plain.append(one)
+                fast.append(two)
+    same = all(
+        np.array_equal(
+            watershed_candidates_reference(flow, kernel_size), watershed_candidates(flow, kernel_size)
+        )
+        for flow in flows
+    )
+    return dict(
+        kernel_size=kernel_size,
+        height=flows[0].shape[0],
+        width=flows[0].shape[1],
+        points=statistics.mean(len(watershed_candidates(flow, kernel_size)) for flow in flows),
+        same_points=same,
+        plain_ms=statistics.median(plain),
+        fast_ms=statistics.median(fast),
+        ratio=statistics.median(plain) / statistics.median(fast),
+        plain_best_ms=min(plain),
+        fast_best_ms=min(fast),
+        ratio_of_best=min(plain) / min(fast),
+    )
+
+
+def time_batched(flows: list[np.ndarray], batch: int, kernel_size: int, device: str) -> dict:
+    """Wall time of the batched path, whose points must be the plain path's."""
+    chosen = [flows[i % len(flows)] for i in range(batch)]
+    stacked = torch.from_numpy(np.stack(chosen).transpose(0, 3, 1, 2).copy()).to(device)
+    times = []
+    for _ in range(6):
+        start = time.perf_counter()
+        points = watershed_candidates_batched(stacked, kernel_size)
+        if device == 'cuda':
+            torch.cuda.synchronize()
+        times.append((time.perf_counter() - start) * 1e3)
+    same = all(
+        np.array_equal(one.cpu().numpy(), watershed_candidates_reference(flow, kernel_size))
+        for one, flow in zip(points, chosen, strict=True)
+    )
+    return dict(
+        device=device, batch=batch, kernel_size=kernel_size, ms=statistics.median(times[1:]), same_points=same
+    )
+
+
+def table(rows: list[dict]) -> str:
+    lines = [
+        f'{"size":>12}{"K":>5}{"points":>8}{"plain ms":>10}{"fast ms":>9}{"ratio":>8}{"of best":>9}  same'
+    ]
+    for row in rows:
+        size = f'{row["height"]} x {row["width"]}'
+        lines.append(
+            f'{size:>12}{row["kernel_size"]:5}{row["points"]:8.1f}{row["plain_ms"]:10.2f}{row["fast_ms"]:9.2f}'
+            f'{row["ratio"]:7.1f}x{row["ratio_of_best"]:8.1f}x  {"yes" if row["same_points"] else "NO"}'
+        )
+    return '\n'.join(lines)
+
+
+def main() -> None:
+    args = parse_args()
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    if args.flow:
+        flows = [read_flow(path)[0] for path in args.flow]
+        sets = {flow.shape: [other for other in flows if other.shape == flow.shape] for flow in flows}
+        rows = [compare(some, k, args.rounds) for some in sets.values() for k in args.kernel_size]
+        growth = []
+    else:
+        flows = [scene(*args.size, seed) for seed in range(args.scenes)]
+        rows = [compare(flows, k, args.rounds) for k in args.kernel_size]
+        growth = [
+            compare([scene(*size, seed) for seed in range(3)], 41, max(2, args.rounds // 3))
+            for size in GROWTH
+        ]
+    print(f'candidates, processor ms an image, median of {args.rounds} rounds')
+    print(table(rows))
+    if growth:
+        print('\nwith the size of the image (sides of 800 or more are subsampled)')
+        print(table(growth))
+    strategies = [dict(type='watershed', kernel_size=41), dict(type='grid', stride=80)]
+    rng = np.random.default_rng(0)
+    whole = [
+        spent(lambda flow=flow: sample_points(flow, strategies, 150, rng))
+        for flow in flows
+        for _ in range(args.rounds)
+    ]
+    print(f'\nsample_points, watershed K 41 and grid 80, thinned and cut: {statistics.median(whole):.2f} ms')
+
+    same_size = [flow for flow in flows if flow.shape == flows[0].shape]
+    batched = [
+        time_batched(same_size, args.batch, 41, device)
+        for device in ('cpu', *(['cuda'] if torch.cuda.is_available() else []))
+    ]
+    print(f'\nbatched, {args.batch} images, K 41, wall time')
+    for row in batched:
+        verdict = 'same points' if row['same_points'] else 'OTHER POINTS'
+        print(f'{row["device"]:>12}{row["ms"]:10.1f} ms  {verdict}')
+    if not torch.cuda.is_available():
+        print('        cuda   not run')
+    if args.json:
+        figures = dict(
+            candidates=rows,
+            growth=growth,
+            sample_points_ms=statistics.median(whole),
+            batched=batched,
+            processor=platform.processor() or platform.machine(),
+            numpy=np.__version__,
+            opencv=cv2.__version__,
+        )
+        Path(args.json).write_text(json.dumps(figures, indent=2) + '\n')
+
+
+if __name__ == '__main__':
+    main()
