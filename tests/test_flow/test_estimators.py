@@ -89,6 +89,9 @@ def test_wrong_names_and_options(name, options, message):
     ],
 )
 def test_a_missing_extra_says_how_to_get_it(monkeypatch, name, module, command):
+    # Parts that another test has imported would still be found.
+    for part in [part for part in sys.modules if part.startswith(f'{module}.')]:
+        monkeypatch.delitem(sys.modules, part)
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=f'needs {module}.*{command}') as error:
         build_flow_estimator(name)
