@@ -7,7 +7,7 @@
 # Started again it goes on where it was stopped; what is done is not done again. In the environment:
 #     CMP_MM_VENV   virtual environment                (.venv)
 #     CMP_MM_OUT    where everything is written         (work_dirs/quickstart-... , one for each set of videos)
-#     CMP_MM_ITERS  iterations of training              (800, some minutes on 2 cores)
+#     CMP_MM_ITERS  iterations of training              (600, some minutes on 2 cores)
 set -euo pipefail
 SOURCES=()
 for source in "$@"; do
@@ -21,7 +21,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
 NAME=puppets
 [ ${#SOURCES[@]} -eq 0 ] || NAME=$(printf '%s\n' "${SOURCES[@]}" | sha256sum | cut -c 1-8)
 OUT="${CMP_MM_OUT:-work_dirs/quickstart-$NAME}"
-ITERS="${CMP_MM_ITERS:-800}"
+ITERS="${CMP_MM_ITERS:-600}"
 CONFIG=configs/cmp/cmp_resnet18-plain_quick-1xb16-800_pairs-96x96.py
 
 open_venv "${CMP_MM_VENV:-.venv}"

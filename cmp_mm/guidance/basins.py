@@ -1,8 +1,8 @@
 """Local maxima of the exact distance transform, where possible without the whole transform.
 
 1. A pixel can only be the largest of its window if no pixel there is surely larger. Bounds for that come
-   from a chamfer distance at half resolution, which is within 2 % of the true distance of 2 x 2 blocks,
-   and that, doubled, within sqrt(2) of every pixel's.
+   from a distance transform at half resolution: twice a 2 x 2 block's distance is within sqrt(2) of each
+   of its pixels'. For large windows a chamfer distance, which is within 2 % of the true one, is enough.
 2. One pixel of each promising block gets its exact distance; the blocks that are still promising then
    get all of theirs.
 3. What is largest in its window among all these is held against the bounds of the blocks not computed;
@@ -19,12 +19,17 @@ from .distances import EdgeDistances, runs
 from .workspace import Workspace
 
 _ROOT2 = np.float32(np.sqrt(2) * (1 + 1e-5))
-# OpenCV's 5 x 5 chamfer distance over the Euclidean one lies in [.9825, 1.0192].
-_LONGEST = np.float32(2 / 0.982)  # pixels per unit of chamfer distance, in blocks
-_SHORTEST = np.float32(2 / 1.0195)
+# Pixels per block, at most and at least, by kind of distance: OpenCV's 5 x 5 chamfer distance over the
+# Euclidean one lies in [.9825, 1.0192].
+_SCALES = {
+    cv2.DIST_MASK_PRECISE: (np.float32(2 * (1 + 1e-6)), np.float32(2 * (1 - 1e-6))),
+    cv2.DIST_MASK_5: (np.float32(2 / 0.982), np.float32(2 / 1.0195)),
+}
 _KERNELS = range(7, 130)  # smaller windows exclude too little, larger ones cost too much to gather
+_SMALL_RADIUS = 9  # windows below this radius are within the chamfer distance's error of their centres
 _FEWEST_PIXELS = 128 * 128  # images below which the whole transform is cheaper than avoiding it
-_MOST_BLOCKS = 1 / 10  # share of all blocks above which it is, too
+_MOST_BLOCKS = 1 / 10  # share of promising blocks above which it is, too
+_MOST_EDGES = 1 / 16  # and the share of edges that, under small windows, leaves that many
 
 
 def distance_maxima(edges: np.ndarray, kernel_size: int, space: Workspace) -> np.ndarray:
@@ -38,9 +43,11 @@ def distance_maxima(edges: np.ndarray, kernel_size: int, space: Workspace) -> np
     Returns:
         (P,) flat indices in row order.
     """
+    radius = kernel_size // 2
     found = None
     if edges.size >= _FEWEST_PIXELS and kernel_size in _KERNELS:
-        found = _Search(edges, kernel_size // 2, space).run()
+        crowded = radius < _SMALL_RADIUS and np.count_nonzero(edges) > edges.size * _MOST_EDGES
+        found = None if crowded else _Search(edges, radius, space).run()
     return _maxima_of_whole(edges, kernel_size, space) if found is None else found
 
 
@@ -62,6 +69,7 @@ class _Search:
     def __init__(self, edges: np.ndarray, radius: int, space: Workspace) -> None:
         self.edges, self.radius, self.space = edges, radius, space
         self.height, self.width = edges.shape
+        self.mask = cv2.DIST_MASK_PRECISE if radius < _SMALL_RADIUS else cv2.DIST_MASK_5
         self.upper = self._block_distances()
         self.padded, self.padded_blocks = space.padded(radius)
         self.exact = self._inside(self.padded)
@@ -92,22 +100,22 @@ class _Search:
         return padded[radius : padded.shape[0] - radius, radius : padded.shape[1] - radius]
 
     def _block_distances(self) -> np.ndarray:
-        """Fill ``space.chamfer``, in blocks; return (H / 2, W / 2) bounds on the pixels' distances."""
+        """Fill ``space.halved``, in blocks; return (H / 2, W / 2) bounds on the pixels' distances."""
         edges = self.edges
         if self.height % 2 or self.width % 2:
             self.space.even[: self.height, : self.width] = edges
             edges = self.space.even
         pairs = np.bitwise_or(edges[0::2], edges[1::2], out=self.space.row_pairs)
         clear = (pairs.view(np.uint16) == 0).view(np.uint8)
-        chamfer = cv2.distanceTransform(clear, cv2.DIST_L2, cv2.DIST_MASK_5, self.space.chamfer)
-        upper = np.multiply(chamfer, _LONGEST, out=self.space.upper)
+        halved = cv2.distanceTransform(clear, cv2.DIST_L2, self.mask, self.space.halved)
+        upper = np.multiply(halved, _SCALES[self.mask][0], out=self.space.upper)
         return np.add(upper, _ROOT2, out=upper)
 
     def _promising_blocks(self) -> np.ndarray:
         """Flat indices of the blocks that, by the bounds, may hold a pixel no other of its window exceeds."""
         # A pixel's window meets all blocks up to radius // 2 away.
-        highest = self._highest_around(self.space.chamfer, self.radius // 2)
-        np.multiply(highest, _SHORTEST, out=highest)
+        highest = self._highest_around(self.space.halved, self.radius // 2)
+        np.multiply(highest, _SCALES[self.mask][1], out=highest)
         np.subtract(highest, _ROOT2, out=highest)
         return np.flatnonzero(self.upper >= highest)
 
@@ -121,7 +129,7 @@ class _Search:
         upper = self.upper.reshape(-1)
         corner = np.sqrt(self.distances.at(2 * top, 2 * left, upper[blocks]))
         upper[blocks] = np.minimum(upper[blocks], corner + _ROOT2)
-        lower = np.multiply(self.space.chamfer, _SHORTEST, out=self.space.chamfer)
+        lower = np.multiply(self.space.halved, _SCALES[self.mask][1], out=self.space.halved)
         np.subtract(lower, _ROOT2, out=lower)
         lower.reshape(-1)[blocks] = corner
         highest = self._highest_around(lower, (self.radius - 1) // 2).reshape(-1)

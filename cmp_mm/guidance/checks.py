@@ -25,13 +25,11 @@ def check_kernel_size(kernel_size: int) -> None:
         raise ValueError(f'kernel_size must be odd so that the window has a centre, got {kernel_size}')
 
 
-def largest_component(flow: np.ndarray) -> float:
-    """Largest absolute component; NaN if there is a NaN."""
-    return float(np.maximum(flow.max(), -flow.min()))
+def known_everywhere(flow: np.ndarray) -> bool:
+    """Whether all vectors are finite and none is marked unknown."""
+    return bool(flow.max() <= UNKNOWN_FLOW and flow.min() >= -UNKNOWN_FLOW)  # NaN compares False
 
 
-def unknown_mask(flow: np.ndarray) -> np.ndarray | None:
-    """(H, W) bool, True where a vector is not finite or marked unknown; None where all are known."""
-    if largest_component(flow) <= UNKNOWN_FLOW:
-        return None
+def unknown_mask(flow: np.ndarray) -> np.ndarray:
+    """(H, W) bool, True where a vector is not finite or marked unknown."""
     return ~(np.abs(flow) <= UNKNOWN_FLOW).all(axis=2)

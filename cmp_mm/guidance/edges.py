@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from scipy import signal
 
-from .workspace import Workspace
+from .workspace import STRIP, Workspace
 
 EDGE_THRESHOLD = np.float32(0.1)  # of the strongest edge
 EDGE_FLOOR = np.float32(0.01)  # a flow whose strongest edge is weaker than this is not stretched to 1
@@ -39,8 +39,34 @@ def edge_mask_reference(flow: np.ndarray) -> np.ndarray:
     return strength / max(strength.max(), EDGE_FLOOR) > EDGE_THRESHOLD
 
 
+def fill_strength(flow: np.ndarray, space: Workspace) -> float:
+    """:func:`edge_strength` up to rounding, through OpenCV, a strip of rows at a time.
+
+    Args:
+        flow: (H, W, 2) float32, contiguous.
+        space: buffers for this height and width; ``space.strength`` gets the strength.
+
+    Returns:
+        The largest absolute component of the flow; NaN if there is a NaN.
+    """
+    height = flow.shape[0]
+    largest = np.float32(0)
+    for top in range(0, height, STRIP):
+        bottom = min(top + STRIP, height)
+        above, below = min(top, 1), min(height - bottom, 1)
+        strip = flow[top - above : bottom + below]
+        largest = np.maximum(largest, np.maximum(strip.max(), -strip.min()))
+        gx, gy = space.gx[: len(strip)], space.gy[: len(strip)]
+        cv2.Sobel(strip, cv2.CV_32F, 1, 0, gx, ksize=3, borderType=cv2.BORDER_REFLECT)
+        cv2.Sobel(strip, cv2.CV_32F, 0, 1, gy, ksize=3, borderType=cv2.BORDER_REFLECT)
+        cv2.magnitude(gx, gy, gx)
+        inner = gx[above : above + bottom - top]
+        np.add(inner[..., 0], inner[..., 1], out=space.strength[top:bottom])
+    return float(largest)
+
+
 def edge_mask(flow: np.ndarray, largest: float, space: Workspace) -> np.ndarray | None:
-    """The mask of :func:`edge_mask_reference`, pixel by pixel the same, through OpenCV.
+    """The mask of :func:`edge_mask_reference`, pixel by pixel the same.
 
     OpenCV adds in another order. Pixels too near the threshold for that, and those that may hold the
     maximum, are computed again as the plain path does.
@@ -48,15 +74,12 @@ def edge_mask(flow: np.ndarray, largest: float, space: Workspace) -> np.ndarray 
     Args:
         flow: (H, W, 2) float32, finite, contiguous.
         largest: the largest absolute component of the flow.
-        space: buffers for this height and width.
+        space: buffers for this height and width, with the flow's strength.
 
     Returns:
         (H, W) uint8 of 0 and 1, a buffer of ``space``; None if there is no edge.
     """
-    cv2.Sobel(flow, cv2.CV_32F, 1, 0, space.gx, ksize=3, borderType=cv2.BORDER_REFLECT)
-    cv2.Sobel(flow, cv2.CV_32F, 0, 1, space.gy, ksize=3, borderType=cv2.BORDER_REFLECT)
-    cv2.magnitude(space.gx, space.gy, space.gx)
-    strength = np.add(space.gx[..., 0], space.gx[..., 1], out=space.strength)
+    strength = space.strength
     peak = float(strength.max())
     threshold = float(EDGE_THRESHOLD) * max(peak, float(EDGE_FLOOR))
     error = _FLOW_ERROR * largest + _STRENGTH_ERROR * threshold

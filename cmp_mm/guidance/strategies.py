@@ -7,7 +7,7 @@ from numbers import Integral, Real
 import numpy as np
 from scipy import ndimage
 
-from .checks import check_flow, check_kernel_size, unknown_mask
+from .checks import check_flow, check_kernel_size, known_everywhere, unknown_mask
 from .edges import edge_strength
 from .points import check_inside, drop_close_points, grid_points, grid_stride
 from .watershed import subsampling, watershed_candidates
@@ -177,7 +177,7 @@ def sample_points(
     check_strategies(strategies, max_points)
     rng = np.random.default_rng() if rng is None else rng
     flow = np.asarray(flow, dtype=np.float32)
-    unknown = unknown_mask(flow)
+    unknown = None if known_everywhere(flow) else unknown_mask(flow)
     if valid is not None:
         if np.shape(valid) != flow.shape[:2]:
             raise ValueError(f"valid must have the flow's shape {flow.shape[:2]}, got {np.shape(valid)}")

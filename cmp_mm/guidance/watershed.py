@@ -9,8 +9,8 @@ import numpy as np
 from scipy import ndimage
 
 from .basins import distance_maxima
-from .checks import UNKNOWN_FLOW, check_flow, check_kernel_size, largest_component, unknown_mask
-from .edges import edge_mask, edge_mask_reference
+from .checks import UNKNOWN_FLOW, check_flow, check_kernel_size, unknown_mask
+from .edges import edge_mask, edge_mask_reference, fill_strength
 from .workspace import workspace
 
 
@@ -19,22 +19,18 @@ def subsampling(height: int, width: int) -> int:
     return max(1, max(height, width) // 400)
 
 
-def _prepare(flow: np.ndarray, kernel_size: int) -> tuple[np.ndarray, np.ndarray | None, float, int]:
-    """Check, subsample, and put zeros where the flow is unknown.
-
-    Returns:
-        (H, W, 2) float32, where it is unknown (None: nowhere), its largest component, the step.
-    """
+def _prepare(flow: np.ndarray, kernel_size: int) -> tuple[np.ndarray, int]:
+    """Check and subsample: (H, W, 2) float32, contiguous, and the step."""
     check_flow(flow)
     check_kernel_size(kernel_size)
     step = subsampling(*flow.shape[:2])
-    small = np.ascontiguousarray(flow[::step, ::step], dtype=np.float32)
-    largest, unknown = largest_component(small), None
-    if not largest <= UNKNOWN_FLOW:  # NaN too
-        unknown = unknown_mask(small)
-        small = np.where(unknown[..., None], np.float32(0), small)
-        largest = largest_component(small)
-    return small, unknown, largest, step
+    return np.ascontiguousarray(flow[::step, ::step], dtype=np.float32), step
+
+
+def _without_unknown(flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The flow with zeros where it is unknown, and where that is."""
+    unknown = unknown_mask(flow)
+    return np.where(unknown[..., None], np.float32(0), flow), unknown
 
 
 def _to_points(found: np.ndarray, unknown: np.ndarray | None, width: int, step: int) -> np.ndarray:
@@ -64,7 +60,8 @@ def watershed_candidates_reference(flow: np.ndarray, kernel_size: int) -> np.nda
     Raises:
         ValueError: the flow has another shape, or the kernel size is not a positive odd integer.
     """
-    small, unknown, _, step = _prepare(flow, kernel_size)
+    small, step = _prepare(flow, kernel_size)
+    small, unknown = _without_unknown(small)
     edges = edge_mask_reference(small)
     if not edges.any():
         return np.zeros((0, 2), dtype=np.int32)
@@ -89,9 +86,13 @@ def watershed_candidates(flow: np.ndarray, kernel_size: int) -> np.ndarray:
     Raises:
         ValueError: the flow has another shape, or the kernel size is not a positive odd integer.
     """
-    small, unknown, largest, step = _prepare(flow, kernel_size)
+    small, step = _prepare(flow, kernel_size)
     height, width = small.shape[:2]
-    space = workspace(height, width)
+    space, unknown = workspace(height, width), None
+    largest = fill_strength(small, space)
+    if not largest <= UNKNOWN_FLOW:  # NaN too
+        small, unknown = _without_unknown(small)
+        largest = fill_strength(small, space)
     edges = edge_mask(small, largest, space)
     if edges is None:
         return np.zeros((0, 2), dtype=np.int32)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 NEAR = 180  # longest distance whose square, and that of a step as long, add up in 16 bits
+STRIP = 64  # rows of a flow whose derivatives stay in a core's cache
 KEPT_SIZES = 4
 
 
@@ -18,7 +19,7 @@ class Workspace:
 
     def __init__(self, height: int, width: int) -> None:
         half = (-(-height // 2), -(-width // 2))
-        self.gx = np.empty((height, width, 2), np.float32)
+        self.gx = np.empty((min(STRIP, height) + 2, width, 2), np.float32)
         self.gy = np.empty_like(self.gx)
         self.strength = np.empty((height, width), np.float32)
         self.mask = np.empty((height, width), np.uint8)
@@ -29,13 +30,13 @@ class Workspace:
         self.squares = np.full((height, width + 2 * NEAR), (NEAR + 1) ** 2, np.uint16)
         self.even = np.zeros((2 * half[0], 2 * half[1]), np.uint8)
         self.row_pairs = np.empty((half[0], 2 * half[1]), np.uint8)
-        self.chamfer = np.empty(half, np.float32)
+        self.halved = np.empty(half, np.float32)
         self.upper = np.empty(half, np.float32)
         self.highest = np.empty(half, np.float32)
         self.neighbours = np.empty((height, width), np.float32)
         self._padded: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._windows: dict[tuple, np.ndarray] = {}
-        self._far: tuple[np.ndarray, ...] | None = None
+        self._column_steps: np.ndarray | None = None
 
     def padded(self, radius: int) -> tuple[np.ndarray, np.ndarray]:
         """Float32 maps of the pixels and of the blocks, with ``radius`` more on each side."""
@@ -51,18 +52,12 @@ class Workspace:
             )
         return self._padded[radius]
 
-    def far_buffers(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """For distances beyond ``NEAR``: two uint16 maps, an int32 map, and (x - x')^2 for all x, x'."""
-        if self._far is None:
-            height, width = self.vertical.shape
-            column = np.arange(width, dtype=np.int32)
-            self._far = (
-                np.empty((height, width), np.uint16),
-                np.empty((height, width), np.uint16),
-                np.empty((height, width), np.int32),
-                (column - column[:, None]) ** 2,
-            )
-        return self._far
+    def column_steps(self) -> np.ndarray:
+        """(W, W) int32: (x - x')^2 for all columns x, x'."""
+        if self._column_steps is None:
+            column = np.arange(self.vertical.shape[1], dtype=np.int32)
+            self._column_steps = (column - column[:, None]) ** 2
+        return self._column_steps
 
     def stretches(self, side: int) -> np.ndarray:
         """View of ``squares``: row i holds the ``side`` elements from flat index i on."""

@@ -62,6 +62,7 @@ val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
 default_hooks = dict(
+    logger=dict(interval=10),
     checkpoint=dict(interval=200, max_keep_ckpts=2),
     visualization=dict(interval=200),
 )
