@@ -91,11 +91,9 @@ def _draw_pair(video: str, row: list, frame: np.ndarray, flow: np.ndarray, radiu
     small = cv2.resize(frame, panel, interpolation=cv2.INTER_AREA)
     colours = cv2.resize(flow_to_rgb(flow, radius), panel, interpolation=cv2.INTER_AREA)
     guidance = cv2.addWeighted(small, 0.6, np.full_like(small, 255), 0.4, 0)
-    known = np.isfinite(flow).all(axis=2)
     counts = []
     for strategy, colour in ((GRID, GRID_COLOUR), (WATERSHED, WATERSHED_COLOUR)):
-        points = sample_points(np.where(known[..., None], flow, 0), [strategy], rng=np.random.default_rng(0))
-        points = [point for point in points if known[tuple(point)]]
+        points = sample_points(flow, [strategy], rng=np.random.default_rng(0))
         counts.append(len(points))
         for point in points:
             _draw_arrow(guidance, point, flow[tuple(point)], scale, colour)

@@ -23,7 +23,7 @@ STALL_SECONDS = 600.0
 
 
 def prepare(
-    sources: Sequence[PathLike],
+    sources: PathLike | Sequence[PathLike],
     out: PathLike,
     *,
     workers: int | None = None,
@@ -39,8 +39,8 @@ def prepare(
     Goes on where an earlier run with the same settings stopped, however it did.
 
     Args:
-        sources: video files, folders of videos, folders of ordered frames; searched recursively. May be
-            empty with ``merge_only``: then all videos the folder has records of.
+        sources: video files, folders of videos, folders of ordered frames, or one of them; searched
+            recursively. May be empty with ``merge_only``: then all videos the folder has records of.
         out: the output folder; see `store` for what lies in it.
         workers: processor cores to use; None: those this process may use.
         shard: ``RANK/NUMBER``, this process's share of the videos; None: as torchrun or slurm say, else all.
@@ -61,6 +61,7 @@ def prepare(
             are ready.
         KeyboardInterrupt: Ctrl-C; the next run continues.
     """
+    sources = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
     settings, merge = _split_options(options)
     workers = default_workers() if workers is None else workers
     if workers < 1:
