@@ -29,7 +29,7 @@ _KERNELS = range(7, 130)  # smaller windows exclude too little, larger ones cost
 _SMALL_RADIUS = 9  # windows below this radius are within the chamfer distance's error of their centres
 _FEWEST_PIXELS = 128 * 128  # images below which the whole transform is cheaper than avoiding it
 _MOST_BLOCKS = 1 / 10  # share of promising blocks above which it is, too
-_MOST_EDGES = 1 / 16  # and the share of edges that, under small windows, leaves that many
+_MOST_EDGES = 1 / 24  # and the share of edges that, under small windows, leaves that many
 
 
 def distance_maxima(edges: np.ndarray, kernel_size: int, space: Workspace) -> np.ndarray:
@@ -53,7 +53,7 @@ def distance_maxima(edges: np.ndarray, kernel_size: int, space: Workspace) -> np
 
 def _maxima_of_whole(edges: np.ndarray, kernel_size: int, space: Workspace) -> np.ndarray:
     clear = np.bitwise_xor(edges, 1, out=space.vertical)
-    distance = cv2.distanceTransform(clear, cv2.DIST_L2, cv2.DIST_MASK_PRECISE, space.strength)
+    distance = _transform(clear, cv2.DIST_MASK_PRECISE, space.strength)
     cv2.dilate(distance, np.ones((kernel_size, kernel_size), np.uint8), space.neighbours)
     # Both are square roots of integers in float32: equal if and only if the integers are.
     found = np.equal(distance, space.neighbours, out=space.maybe)
@@ -61,6 +61,23 @@ def _maxima_of_whole(edges: np.ndarray, kernel_size: int, space: Workspace) -> n
     found[[0, -1], :] = False
     found[:, [0, -1]] = False
     return np.flatnonzero(found)
+
+
+def _transform(clear: np.ndarray, mask: int, out: np.ndarray) -> np.ndarray:
+    """OpenCV's distance transform, by its own code.
+
+    On one thread it would use IPP's, where that is built in: slower, and unequal in the last bit for
+    equal distances.
+    """
+    ipp = getattr(cv2, 'ipp', None)
+    switch = ipp is not None and ipp.useIPP()
+    if switch:
+        ipp.setUseIPP(False)
+    try:
+        return cv2.distanceTransform(clear, cv2.DIST_L2, mask, out)
+    finally:
+        if switch:
+            ipp.setUseIPP(True)
 
 
 class _Search:
@@ -107,7 +124,7 @@ class _Search:
             edges = self.space.even
         pairs = np.bitwise_or(edges[0::2], edges[1::2], out=self.space.row_pairs)
         clear = (pairs.view(np.uint16) == 0).view(np.uint8)
-        halved = cv2.distanceTransform(clear, cv2.DIST_L2, self.mask, self.space.halved)
+        halved = _transform(clear, self.mask, self.space.halved)
         upper = np.multiply(halved, _SCALES[self.mask][0], out=self.space.upper)
         return np.add(upper, _ROOT2, out=upper)
 

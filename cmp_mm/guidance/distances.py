@@ -15,7 +15,7 @@ import numpy as np
 from .workspace import NEAR, Workspace
 
 _SHIFTS = (1, 2, 4, 8, 16, 32, 64, 54)  # any distance up to 181 is a sum of some; none overflows 8 bits
-_FAR_STEP = 128  # some row a multiple of this away has a v that is short
+_FAR_SHIFT = 128  # in any stretch longer than this lies a pixel whose short distance is known
 _OFFSETS = (np.arange(-NEAR, NEAR + 1) ** 2).astype(np.uint16)
 _SPANS = (16, 48, 96, 144, NEAR)  # windows are as wide as the first of these that holds the bound
 _FEW = 200  # pixels that are not worth sorting by span
@@ -38,6 +38,8 @@ class EdgeDistances:
         inside = space.squares[:, NEAR : NEAR + self.width]
         np.copyto(inside, space.vertical)
         np.multiply(inside, inside, out=inside)
+        if reach > NEAR:
+            self._search_far()
 
     def at(self, rows: np.ndarray, cols: np.ndarray, bounds: np.ndarray) -> np.ndarray:
         """(P,) float32, exact: squared distances of pixels whose distances do not exceed ``bounds``."""
@@ -61,29 +63,12 @@ class EdgeDistances:
                 np.add(window, offsets, out=window)
                 values[part] = np.minimum.reduce(window, axis=1)
         if self.reach > NEAR:
-            far = np.flatnonzero(bounds > NEAR)
-            far_rows, which = np.unique(rows[far], return_inverse=True)
-            squares = self._square_rows(far_rows)
-            for part in runs(np.arange(len(far)), 4 * self.width):
-                window = squares[which[part]]
-                np.add(window, self.space.column_steps()[cols[far[part]]], out=window)
-                values[far[part]] = np.minimum.reduce(window, axis=1)
+            _, _, squares, steps = self.space.far_buffers()
+            for part in runs(np.flatnonzero(bounds > shorter), 4 * self.width):
+                window = squares[rows[part]]
+                np.add(window, steps[cols[part]], out=window)
+                values[part] = np.minimum.reduce(window, axis=1)
         return values
-
-    def _square_rows(self, rows: np.ndarray) -> np.ndarray:
-        """(P, W) int32: v^2 of some rows, however long v is.
-
-        A row farther than 180 from the nearest edge of a column finds it from rows whose v is short.
-        """
-        shortest = np.full((len(rows), self.width), 2 * (self.height + self.width), np.int32)
-        for step in range(-(self.height // _FAR_STEP), self.height // _FAR_STEP + 1):
-            other = rows + step * _FAR_STEP
-            inside = np.flatnonzero((other >= 0) & (other < self.height))
-            vertical = self.space.vertical[other[inside]].astype(np.int32)
-            vertical[vertical > NEAR] = 2 * (self.height + self.width)
-            vertical += abs(step) * _FAR_STEP
-            shortest[inside] = np.minimum(shortest[inside], vertical)
-        return shortest * shortest
 
     def _search_vertically(self, edges: np.ndarray) -> None:
         """Fill ``space.vertical``: v of every pixel, cut off at NEAR + 1."""
@@ -98,6 +83,20 @@ class EdgeDistances:
             reached += shift
             if reached >= self.reach:
                 break
+
+    def _search_far(self) -> None:
+        """Fill the far buffers: v and v^2 of every pixel, however long."""
+        vertical, shifted, squares, _ = self.space.far_buffers()
+        np.copyto(vertical, self.space.vertical)
+        np.copyto(vertical, 2 * (self.height + self.width), where=vertical > NEAR)
+        reached = NEAR
+        while reached < min(self.reach, self.height):
+            np.add(vertical, np.uint16(_FAR_SHIFT), out=shifted)
+            np.minimum(vertical[_FAR_SHIFT:], shifted[:-_FAR_SHIFT], out=vertical[_FAR_SHIFT:])
+            np.minimum(vertical[:-_FAR_SHIFT], shifted[_FAR_SHIFT:], out=vertical[:-_FAR_SHIFT])
+            reached += _FAR_SHIFT
+        np.copyto(squares, vertical)
+        np.multiply(squares, squares, out=squares)
 
 
 def runs(indices: np.ndarray, size: int) -> Iterator[np.ndarray]:

@@ -36,7 +36,7 @@ class Workspace:
         self.neighbours = np.empty((height, width), np.float32)
         self._padded: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._windows: dict[tuple, np.ndarray] = {}
-        self._column_steps: np.ndarray | None = None
+        self._far: tuple[np.ndarray, ...] | None = None
 
     def padded(self, radius: int) -> tuple[np.ndarray, np.ndarray]:
         """Float32 maps of the pixels and of the blocks, with ``radius`` more on each side."""
@@ -52,12 +52,18 @@ class Workspace:
             )
         return self._padded[radius]
 
-    def column_steps(self) -> np.ndarray:
-        """(W, W) int32: (x - x')^2 for all columns x, x'."""
-        if self._column_steps is None:
-            column = np.arange(self.vertical.shape[1], dtype=np.int32)
-            self._column_steps = (column - column[:, None]) ** 2
-        return self._column_steps
+    def far_buffers(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """For distances beyond ``NEAR``: two uint16 maps, an int32 map, and (x - x')^2 for all x, x'."""
+        if self._far is None:
+            height, width = self.vertical.shape
+            column = np.arange(width, dtype=np.int32)
+            self._far = (
+                np.empty((height, width), np.uint16),
+                np.empty((height, width), np.uint16),
+                np.empty((height, width), np.int32),
+                (column - column[:, None]) ** 2,
+            )
+        return self._far
 
     def stretches(self, side: int) -> np.ndarray:
         """View of ``squares``: row i holds the ``side`` elements from flat index i on."""

@@ -1,6 +1,7 @@
 import hashlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,15 @@ from cmp_mm.guidance.edges import edge_strength
 
 GOLDEN = sorted((Path(__file__).parents[1] / 'data' / 'guidance').glob('guidance_*.npz'))
 PATHS = [watershed_candidates_reference, watershed_candidates]
+
+
+@pytest.fixture(params=[1, 2], ids=['one thread', 'two threads'], autouse=True, scope='module')
+def opencv_threads(request):
+    """OpenCV takes other code on one thread; data workers often run on one."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(request.param)
+    yield
+    cv2.setNumThreads(before)
 
 
 def smooth_flow(rng: np.random.Generator, height: int, width: int, cells: int) -> np.ndarray:
@@ -115,6 +125,17 @@ def test_pruned_search_finds_the_same_points(seed, height, width, cells, kernel_
     np.testing.assert_array_equal(
         watershed_candidates(flow, kernel_size), watershed_candidates_reference(flow, kernel_size)
     )
+
+
+@pytest.mark.parametrize('kernel_size', [3, 7, 15, 41, 81, 151])
+def test_flow_full_of_edges(kernel_size):
+    """Hundreds of basins of all sizes: small windows take the whole transform."""
+    rng = np.random.default_rng(kernel_size)
+    for cells in (30, 60, 90):
+        flow = smooth_flow(rng, 290, 311, cells)
+        np.testing.assert_array_equal(
+            watershed_candidates(flow, kernel_size), watershed_candidates_reference(flow, kernel_size)
+        )
 
 
 @pytest.mark.parametrize('kernel_size', [7, 15, 41, 81])
