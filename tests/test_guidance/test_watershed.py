@@ -129,10 +129,15 @@ def test_pruned_search_finds_the_same_points(seed, height, width, cells, kernel_
 
 @pytest.mark.parametrize('kernel_size', [3, 7, 15, 41, 81, 151])
 def test_flow_full_of_edges(kernel_size):
-    """Hundreds of basins of all sizes: small windows take the whole transform."""
-    rng = np.random.default_rng(kernel_size)
-    for cells in (30, 60, 90):
-        flow = smooth_flow(rng, 290, 311, cells)
+    """Hundreds of basins and ties of all sizes: small windows take the whole transform."""
+    rows, cols = np.mgrid[:200, :220]
+    for seed in range(25):
+        rng = np.random.default_rng(seed)
+        flow = np.zeros((200, 220, 2), dtype=np.float32)
+        for _ in range(80):
+            centre, radii = rng.uniform(0, 1, 2) * flow.shape[:2], rng.uniform(3, 30, 2)
+            inside = ((rows - centre[0]) / radii[0]) ** 2 + ((cols - centre[1]) / radii[1]) ** 2 < 1
+            flow[inside] += rng.normal(0, 8, 2)
         np.testing.assert_array_equal(
             watershed_candidates(flow, kernel_size), watershed_candidates_reference(flow, kernel_size)
         )
