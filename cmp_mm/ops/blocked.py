@@ -98,10 +98,13 @@ def _normaliser(
         wide[..., pixels] = nodes[..., band] @ across[pixels, band].T
     back = np.zeros_like(wide) if with_grad else None
 
+    # Buffers are kept through the loop: fresh ones would be fresh pages, at the price of the arithmetic.
     rows = max(1, BLOCK // (bins * width))
+    bands = grid.bands(0, rows)
     block = np.empty((bins, rows, width), dtype=grid.dtype)
+    returned = np.empty((bins, max(band.stop - band.start for _, band in bands), width), dtype=grid.dtype)
     total = 0.0
-    for pixels, band in grid.bands(0, rows):
+    for pixels, band in bands:
         known = None if valid is None else valid[pixels]
         if known is not None and not known.any():
             continue
@@ -123,7 +126,9 @@ def _normaliser(
             if known is not None:
                 share *= known
             part *= share
-            back[:, band] += down[pixels, band].T @ part
+            carried = returned[:, : band.stop - band.start]
+            np.matmul(down[pixels, band].T, part, out=carried)
+            back[:, band] += carried
     if not with_grad:
         return total, None
     grad = np.zeros((bins, *grid.nodes), dtype=grid.dtype)
