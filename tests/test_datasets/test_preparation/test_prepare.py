@@ -225,7 +225,11 @@ def test_killed_at_any_time_it_continues_to_the_same_bytes(tmp_path, videos, con
 def test_an_interrupt_stops_cleanly_and_says_how_to_continue(tmp_path, videos, inject, signum):
     out = tmp_path / 'out'
     inject(delay=0.05)
-    process = start([str(videos), '--out', str(out), '--workers', '1', '--short-side', '64'])
+    # Shells start background jobs with SIGINT ignored, and children inherit that: here it is as at a prompt.
+    process = start(
+        [str(videos), '--out', str(out), '--workers', '1', '--short-side', '64'],
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     wait_for(lambda: count_rows(out) >= 2)
     process.send_signal(signum)
     _, errors = process.communicate(timeout=30)
