@@ -86,6 +86,9 @@ STRATEGIES: dict[str, Strategy] = {
 }
 
 
+_OPTIONS = {name: list(inspect.signature(strategy).parameters)[2:] for name, strategy in STRATEGIES.items()}
+
+
 def check_strategies(strategies: Sequence[dict], max_points: int = -1) -> None:
     """Raise ValueError, in one sentence, if the strategies cannot be run; touches no flow.
 
@@ -108,7 +111,7 @@ def _check_strategy(strategy: dict) -> None:
     if name not in STRATEGIES:
         raise ValueError(f'unknown guidance strategy {name!r}, expected one of {", ".join(STRATEGIES)}')
     options = {key: value for key, value in strategy.items() if key != 'type'}
-    known = list(inspect.signature(STRATEGIES[name]).parameters)[2:]
+    known = _OPTIONS[name]
     for key in options:
         if key not in known:
             expected = ', '.join(known) or 'no option'

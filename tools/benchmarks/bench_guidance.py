@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -140,7 +141,10 @@ def main() -> None:
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     if args.flow:
-        flows = [read_flow(path)[0] for path in args.flow]
+        try:
+            flows = [read_flow(path)[0] for path in args.flow]
+        except (OSError, ValueError) as error:
+            sys.exit(f'bench_guidance: error: {error}')
         sets = {flow.shape: [other for other in flows if other.shape == flow.shape] for flow in flows}
         rows = [compare(some, k, args.rounds) for some in sets.values() for k in args.kernel_size]
         growth = []
