@@ -74,11 +74,13 @@ def write_flow(
     write_whole(list(zip(paths, data if fmt == 'jpg' else (data,), strict=True)))
 
 
-def write_whole(files: Sequence[tuple[PathLike, bytes]]) -> None:
+def write_whole(files: Sequence[tuple[PathLike, bytes]], flush: bool = False) -> None:
     """Write files so that none appears under its name before all of them are completely written.
 
     Args:
         files: (path, content) of each; the folders exist.
+        flush: wait for the disk before the files get their names, so that not even a power cut leaves an
+            empty file under one. Takes milliseconds each; without it only killed processes are provided for.
 
     Raises:
         OSError: a file cannot be written; nothing is left behind except files already renamed.
@@ -90,6 +92,9 @@ def write_whole(files: Sequence[tuple[PathLike, bytes]]) -> None:
         for (_, temporary), (_, content) in zip(waiting, files, strict=True):
             with open(temporary, 'xb') as file:
                 file.write(content)
+                if flush:
+                    file.flush()
+                    os.fsync(file.fileno())
         for path, temporary in waiting:
             os.replace(temporary, path)
     finally:

@@ -148,11 +148,13 @@ def _entries(record: dict[str, Any], flow_format: str) -> Iterator[dict[str, Any
 
 @contextlib.contextmanager
 def _whole(path: Path) -> Iterator[IO[str]]:
-    """Open a text file that appears under its name when the block ends well, and not before."""
+    """Open a text file that appears under its name when the block ends well and it is on the disk."""
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
         with open(temporary, 'w', encoding='utf-8') as file:
             yield file
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -173,5 +173,5 @@ def _merge(store: Store, videos: Sequence[str], merge: MergeSettings) -> dict[st
         if sheet is not None:
             write_whole([(store.out / 'contact_sheet.png', sheet)])
         # Last: where there is a summary, everything else is there.
-        write_whole([(store.out / 'summary.json', dump_json(overview.summary, indent=1))])
+        write_whole([(store.out / 'summary.json', dump_json(overview.summary, indent=1))], flush=True)
     return overview.summary

@@ -11,13 +11,20 @@
 
 Every file but ``.part`` is written beside its place and renamed, and a record is written after all files
 it speaks of, so that what a killed process leaves is either whole or not believed.
+
+A power cut can leave a renamed file empty. Flushing each frame and flow by itself would take milliseconds a
+file; instead the file system is flushed once per video, before its record, and what a journal speaks of is
+looked at before it is believed.
 """
 
 import contextlib
+import ctypes
 import errno
 import json
+import math
 import os
 import shutil
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +35,8 @@ from .errors import OutputError, PrepareError
 from .settings import LAYOUT_VERSION, PairSettings
 
 FLOW_ENDINGS = {'jpg': ('_x.jpg', '_y.jpg'), 'flo': ('.flo',), 'kitti': ('.png',), 'npz': ('.npz',)}
+# How the files of pairs end when they are whole; of .flo the length tells.
+ENDS = {'.jpg': b'\xff\xd9', '.png': b'IEND\xaeB`\x82', '.npz': b'PK\x05\x06'}
 OWN_NAMES = ('frames', 'flow', 'records', 'train.json', 'val.json', 'summary.json')
 
 
@@ -114,7 +123,7 @@ class Store:
             for name in ('records', 'frames', 'flow'):
                 (self.out / name).mkdir(exist_ok=True)
             # Also where it is there already: whether the folder can be written shows now, not in an hour.
-            write_whole([(path, dump_json(wanted, indent=1))])
+            write_whole([(path, dump_json(wanted, indent=1))], flush=True)
 
     def sweep(self) -> None:
         """Remove what killed processes were writing; only where no other process works in the folder."""
@@ -165,8 +174,11 @@ class Store:
         return all(path.exists() for index in ends for path in self._pair_files(video, index))
 
     def write_record(self, video: str, record: dict[str, Any]) -> None:
-        """Write the record of a finished video and drop its journal."""
-        write_whole([(self.record_path(video), dump_json({**record, 'settings': self.digest}))])
+        """Write the record of a finished video, once its files are on the disk, and drop its journal."""
+        if record['pairs']:
+            _flush_file_system(self.out)
+        content = dump_json({**record, 'settings': self.digest})
+        write_whole([(self.record_path(video), content)], flush=True)
         self._part_path(video).unlink(missing_ok=True)
 
     def clear(self, video: str) -> None:
@@ -189,6 +201,10 @@ class Store:
         if rows is None:
             self.clear(video)
             rows = []
+        for number, row in enumerate(rows):
+            if row[1] is None and not all(map(_is_whole, self._pair_files(video, row[0]))):
+                del rows[number:]
+                break
         self.record_path(video).unlink(missing_ok=True)
         for kind in ('frames', 'flow'):
             folder = self.out / kind / video
@@ -267,4 +283,44 @@ def _read_part(path: Path, head: dict[str, Any]) -> list[list] | None:
         values = [json.loads(line) for line in lines]
     except (FileNotFoundError, ValueError):
         return None
-    return values[1:] if values and values[0] == head else None
+    if not values or values[0] != head:
+        return None
+    # [index, reason] of a pair left out, [index, None, and what was measured] of one that stays.
+    rows = values[1:]
+    return rows if all(isinstance(row, list) and len(row) > 1 for row in rows) else None
+
+
+def _is_whole(path: Path) -> bool:
+    """Tell whether the file of a pair is there to its end."""
+    try:
+        with open(path, 'rb') as file:
+            head = file.read(12)
+            size = file.seek(0, os.SEEK_END)
+            file.seek(
+                max(0, size - 22)
+            )  # an npz ends with its directory's 22 bytes, which begin with the mark
+            tail = file.read()
+    except OSError:
+        return False
+    if path.suffix == '.flo':
+        return len(head) == 12 and size == 12 + 8 * math.prod(struct.unpack('<ii', head[4:]))
+    return ENDS[path.suffix] in tail
+
+
+def _flush_file_system(folder: Path) -> None:
+    """Bring to the disk all that was written to the file system of ``folder``.
+
+    Raises:
+        OSError: it could not all be written.
+    """
+    libc = ctypes.CDLL(None, use_errno=True) if os.name == 'posix' else None
+    if hasattr(libc, 'syncfs'):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            if libc.syncfs(handle) != 0:
+                code = ctypes.get_errno()
+                raise OSError(code, os.strerror(code), str(folder))
+        finally:
+            os.close(handle)
+    elif hasattr(os, 'sync'):
+        os.sync()

@@ -1,10 +1,16 @@
+import ctypes
+import errno
 import json
+import os
 
+import cv2
+import numpy as np
 import pytest
 
 from cmp_mm.datasets.preparation.errors import OutputError, PrepareError
 from cmp_mm.datasets.preparation.settings import PairSettings
 from cmp_mm.datasets.preparation.store import Store
+from cmp_mm.flow import write_flow
 
 PRINT = {'label': 'a', 'bytes': 3, 'changed_ns': 1}
 RECORD = {'video': 'a', 'fingerprint': PRINT, 'retry': False, 'pairs': []}
@@ -95,3 +101,60 @@ def test_a_journal_of_something_else_is_not_believed(store, change):
     assert journal.rows == []
     assert not list((store.out / 'flow' / 'a').iterdir())
     journal.close()
+
+
+@pytest.mark.parametrize('flow_format', ['jpg', 'flo', 'kitti', 'npz'])
+@pytest.mark.parametrize('harm', ['empty', 'cut', 'gone'])
+def test_a_journal_is_believed_up_to_the_first_pair_whose_files_are_not_whole(tmp_path, flow_format, harm):
+    """A power cut leaves renamed files without their content."""
+    store = Store(tmp_path / 'out', PairSettings(flow_format=flow_format))
+    store.claim()
+    journal = store.resume('a', PRINT)
+    flow = np.ones((20, 24, 2), np.float32)
+    frame = cv2.imencode('.jpg', np.zeros((20, 24, 3), np.uint8))[1].tobytes()
+    for index in range(3):
+        for number in (index, index + 1):
+            store.frame_path('a', number).write_bytes(frame)
+        paths = store.flow_paths('a', index)
+        write_flow(flow, paths if flow_format == 'jpg' else paths[0], flow_format)
+        journal.add([index, None, 20, 24, 1.0, 1.0, 0.1, 0])
+    journal.close()
+    journal = store.resume('a', PRINT)
+    journal.close()
+    assert len(journal.rows) == 3
+
+    harmed = store.flow_paths('a', 1)[-1]
+    content = harmed.read_bytes()
+    harmed.unlink()
+    if harm != 'gone':
+        harmed.write_bytes(content[: -len(content) // 3] if harm == 'cut' else b'')
+
+    journal = store.resume('a', PRINT)
+    journal.close()
+    assert [row[0] for row in journal.rows] == [0]
+
+
+def test_a_record_waits_for_the_disk(store, monkeypatch):
+    """What a record speaks of is on the disk before it, and itself before it has its name."""
+    events = []
+    monkeypatch.setattr(
+        'cmp_mm.datasets.preparation.store._flush_file_system', lambda out: events.append('all')
+    )
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, 'fsync', lambda handle: (events.append('record'), fsync(handle)))
+    monkeypatch.setattr(os, 'replace', lambda *paths: (events.append('name'), replace(*paths)))
+    store.write_record('a', {**RECORD, 'pairs': [[0, 48, 64, 1.0, 2.0, 0.1, 0]]})
+    assert events == ['all', 'record', 'name']
+
+
+def test_a_disk_that_loses_writes_is_an_error(store, monkeypatch):
+    class Libc:
+        @staticmethod
+        def syncfs(handle):
+            ctypes.set_errno(errno.EIO)
+            return -1
+
+    monkeypatch.setattr(ctypes, 'CDLL', lambda *args, **options: Libc)
+    with pytest.raises(OSError, match='Input/output error'):
+        store.write_record('a', {**RECORD, 'pairs': [[0, 48, 64, 1.0, 2.0, 0.1, 0]]})
+    assert not store.record_path('a').exists()
