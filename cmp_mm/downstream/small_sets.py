@@ -1,10 +1,12 @@
-"""Two small segmentation sets that a machine without accelerator can train on, for mmsegmentation.
+"""Small segmentation sets that a machine without accelerator can train on, for mmsegmentation.
 
-Both are laid out as ``images/SPLIT/ID.jpg`` and ``masks/SPLIT/ID.png``, one 8-bit class index per pixel.
+CamVid and CCP are laid out as ``images/SPLIT/ID.jpg`` and ``masks/SPLIT/ID.png``, one 8-bit class index per
+pixel; the classes of the others say how they are.
 """
 
 import json
 import os
+from pathlib import Path
 from typing import Any, ClassVar
 
 from mmseg.datasets import BaseSegDataset
@@ -31,8 +33,8 @@ class SplitFolderDataset(BaseSegDataset):
     METAINFO: ClassVar[dict] = {}
 
     def __init__(self, data_root: str, split: str = 'train', **kwargs: Any) -> None:
-        check_root(type(self).__name__, data_root)
         prefix = dict(img_path=f'images/{split}', seg_map_path=f'masks/{split}')
+        check_root(type(self).__name__, data_root, split, prefix.values())
         super().__init__(data_root=data_root, data_prefix=prefix, **kwargs)
 
 
@@ -112,3 +114,109 @@ class CCPDataset(SplitFolderDataset):
             self.label_map = dict(enumerate(coarse))
             self._metainfo['label_map'] = self.label_map
         super().full_init()
+
+
+@DATASETS.register_module()
+class PuppetPartsDataset(BaseSegDataset):
+    """Parts of rendered puppets, as ``tools/dataset_converters/render_puppets.py`` writes them.
+
+    Left and right limbs share a class: seven parts of the body with the background, and the moving objects.
+
+    Args:
+        data_root: folder of the set.
+        split: 'train' or 'val'.
+        **kwargs: see mmseg's ``BaseSegDataset``; ``indices=20`` takes the first 20 images only.
+
+    Raises:
+        FileNotFoundError: there is no such folder or annotation.
+        ValueError: the annotation names no part masks, or other parts.
+    """
+
+    METAINFO: ClassVar[dict] = dict(
+        classes=('background', 'head', 'torso', 'upper_arm', 'lower_arm', 'upper_leg', 'lower_leg', 'object'),
+        palette=[
+            [0, 0, 0],
+            [250, 190, 120],
+            [230, 25, 75],
+            [60, 180, 75],
+            [170, 255, 195],
+            [0, 130, 200],
+            [70, 240, 240],
+            [240, 50, 230],
+        ],
+    )
+
+    def __init__(self, data_root: str, split: str = 'train', **kwargs: Any) -> None:
+        check_root(type(self).__name__, data_root)
+        super().__init__(data_root=data_root, ann_file=f'{split}.json', **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        """One entry per rendered pair: its first frame and the parts in it."""
+        with open(self.ann_file, encoding='utf-8') as file:
+            annotation = json.load(file)
+        names = annotation.get('metainfo', {}).get('part_names', [])
+        plain = [name.removeprefix('left_').removeprefix('right_') for name in names]
+        if set(plain) != set(self.METAINFO['classes']):
+            raise ValueError(f'{self.ann_file}: expected the part_names of render_puppets.py; got {names!r}')
+        self.label_map = {index: self.METAINFO['classes'].index(name) for index, name in enumerate(plain)}
+        self._metainfo['label_map'] = self.label_map
+        return [
+            dict(
+                img_path=os.path.join(self.data_root, item['img_path']),
+                seg_map_path=os.path.join(self.data_root, item['part_mask_path']),
+                label_map=self.label_map,
+                reduce_zero_label=self.reduce_zero_label,
+                seg_fields=[],
+            )
+            for item in annotation['data_list']
+        ]
+
+
+@DATASETS.register_module()
+class ForegroundDataset(BaseSegDataset):
+    """Object or background in frames of clips, split by clip so that no scene is in both parts.
+
+    ``images/CLIP/FRAME.jpg`` and ``masks/CLIP/FRAME.png``, 0 for the background and 255 for objects, as
+    DAVIS has them. Of the clips in alphabetical order every third, from the second on, is for validation.
+
+    Args:
+        data_root: folder of ``images`` and ``masks``; clips without a folder of masks are left out.
+        split: 'train' or 'val'.
+        every: take every so-manieth frame of a clip; neighbours are nearly the same picture.
+        **kwargs: see mmseg's ``BaseSegDataset``.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: ``split`` is neither, or there are no masks.
+    """
+
+    METAINFO: ClassVar[dict] = dict(classes=('background', 'object'), palette=[[0, 0, 0], [255, 80, 80]])
+
+    def __init__(self, data_root: str, split: str = 'train', every: int = 4, **kwargs: Any) -> None:
+        check_root(type(self).__name__, data_root)
+        if split not in ('train', 'val'):
+            raise ValueError(f"ForegroundDataset: split is {split!r}; expected 'train' or 'val'")
+        self.split, self.every = split, every
+        prefix = dict(img_path='images', seg_map_path='masks')
+        super().__init__(data_root=data_root, data_prefix=prefix, **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        """One entry per chosen frame, clip after clip."""
+        masks = Path(self.data_prefix['seg_map_path'])
+        clips = sorted(folder.name for folder in masks.iterdir() if folder.is_dir()) if masks.is_dir() else []
+        if not clips:
+            raise ValueError(f'{masks}: expected a folder of masks for each clip; found none')
+        self.label_map = {0: 0, 255: 1}
+        self._metainfo['label_map'] = self.label_map
+        wanted = [clip for n, clip in enumerate(clips) if (n % 3 == 1) == (self.split == 'val')]
+        return [
+            dict(
+                img_path=os.path.join(self.data_prefix['img_path'], clip, f'{mask.stem}.jpg'),
+                seg_map_path=str(mask),
+                label_map=self.label_map,
+                reduce_zero_label=self.reduce_zero_label,
+                seg_fields=[],
+            )
+            for clip in wanted
+            for mask in sorted((masks / clip).glob('*.png'))[:: self.every]
+        ]

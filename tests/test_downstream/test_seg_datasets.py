@@ -100,3 +100,43 @@ def test_images_are_what_was_written(tmp_path, write_pairs):
     write_pairs(tmp_path / 'images/train', tmp_path / 'masks/train', 1)
     image = train_set('camvid', tmp_path)[0]['img']
     np.testing.assert_array_equal(image, cv2.imread(str(tmp_path / 'images/train/0.jpg'))[:, ::-1])
+
+
+def test_puppet_parts_join_left_and_right(tmp_path):
+    from cmp_mm.datasets.puppets.figure import PART_NAMES
+
+    stripes = np.repeat(np.arange(len(PART_NAMES), dtype=np.uint8)[None], 8, axis=0)
+    cv2.imwrite(str(tmp_path / 'parts.png'), stripes)
+    cv2.imwrite(str(tmp_path / 'frame.png'), np.zeros((*stripes.shape, 3), np.uint8))
+    item = dict(img_path='frame.png', part_mask_path='parts.png')
+    annotation = dict(metainfo=dict(part_names=PART_NAMES), data_list=[item, item, item])
+    (tmp_path / 'train.json').write_text(json.dumps(annotation))
+    dataset = train_set('puppets', tmp_path)
+    assert len(dataset) == 3
+    labels = np.unique(dataset[0]['gt_seg_map'], axis=0)[0][::-1]  # it comes mirrored
+    names = [dataset.metainfo['classes'][label] for label in labels]
+    assert names == [name.removeprefix('left_').removeprefix('right_') for name in PART_NAMES]
+    annotation['metainfo']['part_names'] = PART_NAMES[:-1]
+    (tmp_path / 'train.json').write_text(json.dumps(annotation))
+    with pytest.raises(ValueError, match='part_names of render_puppets'):
+        train_set('puppets', tmp_path)
+
+
+def test_foreground_is_split_by_clip(tmp_path, write_pairs):
+    from cmp_mm.downstream.small_sets import ForegroundDataset
+
+    for clip in 'abcde':
+        write_pairs(tmp_path / 'images' / clip, tmp_path / 'masks' / clip, 5, labels=(0, 255))
+    (tmp_path / 'images' / 'f').mkdir()  # without masks
+    assert set(np.unique(train_set('foreground', tmp_path)[0]['gt_seg_map'])) == {0, 1}
+
+    def clips(**options) -> list[str]:
+        dataset = ForegroundDataset(data_root=str(tmp_path), pipeline=[], **options)
+        return [Path(dataset.get_data_info(index)['img_path']).parent.name for index in range(len(dataset))]
+
+    assert clips(split='train', every=5) == ['a', 'c', 'd']
+    assert clips(split='val', every=5) == ['b', 'e']
+    assert clips(split='val', every=2) == ['b'] * 3 + ['e'] * 3
+    assert clips(split='train', every=2, indices=4) == ['a'] * 3 + ['c']
+    with pytest.raises(ValueError, match="'train' or 'val'"):
+        clips(split='test')

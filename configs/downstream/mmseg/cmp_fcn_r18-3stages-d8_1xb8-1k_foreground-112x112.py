@@ -1,0 +1,29 @@
+_base_ = [
+    'mmseg::_base_/models/fcn_r50-d8.py',
+    './_base_/foreground.py',
+    'mmseg::_base_/default_runtime.py',
+    './_base_/schedule_1k.py',
+]
+custom_imports = dict(imports=['cmp_mm.downstream', 'cmp_mm.downstream.small_sets'])
+
+# How the backbone starts: random | imagenet | cmp | FILE, by
+# --cfg-options model.backbone.init_cfg.source=...
+model = dict(
+    data_preprocessor=dict(size=(112, 112)),
+    pretrained=None,
+    # The backbone of the quick pretraining config: three stages, and cmp_mm's own ResNet, as mmseg leaves
+    # every second 3x3 of a basic block undilated.
+    backbone=dict(
+        _delete_=True,
+        type='cmp_mm.ResNet',
+        depth=18,
+        num_stages=3,
+        out_indices=(1, 2),
+        init_cfg=dict(type='cmp_mm.BackboneInit', source='cmp'),
+    ),
+    decode_head=dict(
+        in_channels=256, in_index=1, channels=128, num_convs=1, concat_input=False, num_classes=2
+    ),
+    auxiliary_head=dict(in_channels=128, in_index=0, channels=64, num_classes=2),
+)
+default_hooks = dict(checkpoint=dict(type='cmp_mm.AtomicCheckpointHook'))

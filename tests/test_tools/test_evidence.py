@@ -1,0 +1,126 @@
+"""The evidence tables: what is compared, and that one command makes each."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+
+from cmp_mm.flow import write_flow
+
+FOLDER = Path(__file__).resolve().parents[2] / 'tools' / 'benchmarks' / 'evidence'
+
+
+@pytest.fixture(scope='module')
+def tools():
+    sys.path.insert(0, str(FOLDER))
+    yield {name: importlib.import_module(name) for name in ('recipes', 'propagation', 'transfer')}
+    sys.path.remove(str(FOLDER))
+
+
+@pytest.fixture(scope='module')
+def pairs(tmp_path_factory) -> Path:
+    """Four pairs: the left half moves, the right half stands."""
+    import cv2
+
+    root = tmp_path_factory.mktemp('pairs')
+    rng = np.random.default_rng(0)
+    items = []
+    for index in range(4):
+        image = rng.integers(0, 255, (48, 64, 3), np.uint8)
+        flow = np.zeros((48, 64, 2), np.float32)
+        flow[:, :32, 0] = index + 1
+        cv2.imwrite(str(root / f'{index}.png'), image)
+        write_flow(flow, [root / f'{index}.flo'], 'flo')
+        items.append(dict(img_path=f'{index}.png', img2_path=None, flow_path=f'{index}.flo'))
+    for split in ('train', 'val'):
+        annotation = dict(metainfo=dict(flow_format='flo'), data_list=items)
+        (root / f'{split}.json').write_text(json.dumps(annotation))
+    return root
+
+
+def test_recipes_differ_in_what_they_say(tools, tmp_path):
+    recipes = tools['recipes']
+    scale = recipes.Scale(short_side=48, crop=32, iterations=12)
+    configs = {
+        name: recipes.pretraining_config(recipe, tmp_path, scale) for name, recipe in recipes.RECIPES.items()
+    }
+    own = {name for name, recipe in recipes.RECIPES.items() if recipe.data == 'pairs'}
+    assert len({configs[name].pretty_text for name in own}) == len(own)
+    walker = configs['walker']
+    assert walker.model.use_guidance is False
+    walker.model.pop('use_guidance')
+    assert walker.pretty_text == configs['cmp'].pretty_text
+    few = next(s for s in configs['cmp-4'].train_dataloader.dataset.pipeline if s.type == 'SampleGuidance')
+    many = next(s for s in configs['cmp-4'].val_dataloader.dataset.pipeline if s.type == 'SampleGuidance')
+    assert few.max_points == 4 and many.max_points == -1
+    for cfg in configs.values():
+        crop = next(s for s in cfg.train_dataloader.dataset.pipeline if s.type == 'FlowRandomCrop')
+        assert tuple(crop.size) == (32, 32)
+        assert cfg.train_cfg.max_iters == cfg.param_scheduler[1].end == 12
+
+
+def test_points_are_nested_and_distinct(tools):
+    flow = np.zeros((40, 50, 2), np.float32)
+    flow[:, 20:, 0] = 5
+    ordered = tools['propagation'].ordered_points
+    points = ordered(flow, None, 32, seed=3)
+    assert len(points) == len({tuple(point) for point in points.tolist()}) == 32
+    np.testing.assert_array_equal(ordered(flow, None, 8, seed=3), points[:8])
+    assert not np.array_equal(ordered(flow, None, 8, seed=4), points[:8])
+    valid = np.zeros((40, 50), bool)
+    valid[5:8, 5:8] = True
+    points = ordered(flow, valid, 32, seed=0)
+    assert len(points) == 9 and valid[points[:, 0], points[:, 1]].all()
+
+
+def test_gain_is_seed_by_seed(tools):
+    summary = [
+        dict(mode='fine-tuned', init='random', mean=20.0, std=10.0, values=[10.0, 20.0, 30.0]),
+        dict(mode='fine-tuned', init='cmp', mean=22.0, std=10.0, values=[12.0, 22.0, 32.0]),
+    ]
+    rows = tools['transfer'].rows_of('10', dict(summary=summary))
+    assert rows[1]['gain'] == 2 and rows[1]['gain_std'] == 0
+    table = tools['transfer'].render_table(rows, 'mIoU')
+    assert '| 10 | fine-tuned | cmp | 22.0 ± 10.0 | +2.0 ± 0.0 | 12.0, 22.0, 32.0 |' in table
+
+
+def test_propagation_end_to_end_and_again(tools, pairs, tmp_path, monkeypatch, capsys):
+    out = tmp_path / 'out'
+    size = ['--pretrain-short-side', '64', '--pretrain-crop', '64', '--pretrain-iterations', '2']
+    sets = ['--sets', f'halves={pairs / "val.json"}', '--numbers', '1', '4', '--recipes', 'cmp-4', 'walker']
+    command = ['propagation.py', '--pairs', str(pairs), '--out', str(out), '--pretrain-batch-size', '2']
+    monkeypatch.setattr(sys, 'argv', [*command, *size, *sets])
+    assert tools['propagation'].main() == 0
+    report = json.loads((out / 'propagation.json').read_text())
+    mean = report['sets']['halves']['mean']
+    assert report['sets']['halves']['images'] == 4
+    # Half of a crop moves by (index + 1) * 64 / 48 pixels.
+    assert mean['zero'][0] == pytest.approx(2.5 * 64 / 48 / 2, rel=0.1)
+    assert mean['zero'][0] == mean['zero'][1] and mean['walker'][0] == mean['walker'][1]
+    assert mean['nearest'][1] < mean['nearest'][0]
+    for method in ('cmp-4', 'walker'):
+        assert np.isfinite(mean[method]).all()
+    cfg = Config.fromfile(report['pretrained']['walker']['config'])
+    assert cfg.model.use_guidance is False
+    assert (out / 'propagation.png').read_bytes().startswith(b'\x89PNG')
+
+    def refuse(*_args):
+        raise AssertionError('trained again')
+
+    monkeypatch.setattr(tools['recipes'], 'run', refuse)
+    assert tools['propagation'].main() == 0
+    assert '**' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('name', ['propagation', 'transfer'])
+def test_a_wrong_folder_is_one_line(tools, tmp_path, monkeypatch, capsys, name):
+    command = [f'{name}.py', '--pairs', str(tmp_path), '--out', str(tmp_path / 'out')]
+    command += ['--sets', 'a=b'] if name == 'propagation' else ['--task', 'puppets', '--data-root', 'x']
+    monkeypatch.setattr(sys, 'argv', command)
+    assert tools[name].main() == 1
+    error = capsys.readouterr().err.strip()
+    assert '\n' not in error and 'video2pairs.py' in error

@@ -1,0 +1,189 @@
+r"""Error of propagated motion against the number of guidance points, beside interpolation.
+
+    python tools/benchmarks/evidence/propagation.py --pairs data/clips --recipes cmp cmp-4 walker \
+        --sets clips=data/clips/val.json --out work_dirs/evidence/clips
+
+Recipes that are not trained yet are trained first; the same command continues what was interrupted. Guidance
+of n points is the first n of one list per image: watershed and grid candidates in a random order, then random
+pixels. OUT/propagation.{md,json,png} are the result.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from recipes import GRID, WATERSHED, add_pairs, add_scale, chosen_pairs, chosen_scale, pretrain
+from tqdm import tqdm
+
+from cmp_mm.apis.loading import load_network
+from cmp_mm.engine import write_durably
+from cmp_mm.evaluation import interpolate_guidance
+from cmp_mm.guidance import guidance_map, sample_points
+from cmp_mm.models import CMP
+from cmp_mm.registry import DATASETS
+
+NUMBERS = (1, 2, 4, 8, 16, 32)
+BASELINES = ('nearest', 'idw', 'rbf', 'mean', 'zero')
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_pairs(parser)
+    add_scale(parser)
+    parser.add_argument('--recipes', nargs='+', default=['cmp', 'cmp-4', 'walker'], help='see recipes.py')
+    parser.add_argument(
+        '--sets',
+        nargs='+',
+        required=True,
+        metavar='NAME=ANNOTATION',
+        help='what to measure on: an annotation (JSON, or a list of "image0 image1 flow")',
+    )
+    parser.add_argument('--numbers', nargs='+', type=int, default=list(NUMBERS), help='of guidance points')
+    parser.add_argument('--max-images', type=int, default=200, help='of each set, spread evenly over it')
+    parser.add_argument('--seed', type=int, default=0, help='of the pretrainings and the points')
+    parser.add_argument('--out', type=Path, required=True)
+    return parser.parse_args()
+
+
+def ordered_points(flow: np.ndarray, valid: np.ndarray | None, number: int, seed: int) -> np.ndarray:
+    """(number, 2) (row, column): candidates in a random order, then random pixels where they are too few."""
+    rng = np.random.default_rng(seed)
+    points = sample_points(flow, [WATERSHED, GRID], -1, rng, valid)
+    points = points[np.sort(np.unique(points, axis=0, return_index=True)[1])]
+    if len(points) < number:
+        known = np.ones(flow.shape[:2], bool) if valid is None else valid.copy()
+        known[points[:, 0], points[:, 1]] = False
+        rest = np.argwhere(known)
+        points = np.concatenate([points, rng.permutation(rest)])
+    return points[:number]
+
+
+def epe(flow: np.ndarray, target: np.ndarray, valid: np.ndarray | None) -> float:
+    """Mean end-point error over the known pixels."""
+    error = np.linalg.norm(flow - target, axis=-1)
+    return float(error.mean() if valid is None else error[valid].mean())
+
+
+@torch.inference_mode()
+def network_flows(model: CMP, image: np.ndarray, sets: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Flow (T, H, W, 2) for T guidance sets on one image (H, W, 3), BGR."""
+    preprocessor = model.data_preprocessor
+    planes = torch.from_numpy(np.ascontiguousarray(image[..., ::-1])).permute(2, 0, 1).float()
+    features = model.encode_image(((planes - preprocessor.mean) / preprocessor.std)[None])
+    size = image.shape[:2]
+    maps = np.stack([guidance_map(points, vectors, size) for points, vectors in sets])
+    guidance = torch.from_numpy(maps).permute(0, 3, 1, 2).float()
+    if not model.use_guidance:
+        guidance = torch.zeros_like(guidance[:1])
+    flows = model.to_flow(model.decode(features, model.encode_guidance(guidance)), size)
+    return flows.permute(0, 2, 3, 1).expand(len(sets), -1, -1, -1).numpy()
+
+
+def measure(models: dict[str, CMP], annotation: str, cfg: Config, args: argparse.Namespace) -> dict:
+    """Mean error over the images of one set: method -> one figure per number of points."""
+    pipeline = [
+        step
+        for step in cfg.val_dataloader.dataset.pipeline
+        if step.type not in ('SampleGuidance', 'PackFlowInputs')
+    ]
+    dataset = DATASETS.build(
+        dict(
+            type='cmp_mm.ImageFlowDataset',
+            ann_file=annotation,
+            data_root=str(Path(annotation).parent),
+            pipeline=pipeline,
+        )
+    )
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, args.max_images).round().astype(int))
+    errors: dict[str, list[list[float]]] = {name: [] for name in (*models, *BASELINES)}
+    for index in tqdm(chosen, desc=Path(annotation).parent.name, unit='image'):
+        sample = dataset[int(index)]
+        flow, valid = sample['flow'], sample.get('flow_valid')
+        points = ordered_points(flow, valid, max(args.numbers), args.seed * 1_000_003 + int(index))
+        sets = [(points[:n], flow[points[:n, 0], points[:n, 1]]) for n in args.numbers]
+        for name, model in models.items():
+            flows = network_flows(model, sample['img'], sets)
+            errors[name].append([epe(one, flow, valid) for one in flows])
+        for name in BASELINES:
+            flows = (interpolate_guidance(*one, flow.shape[:2], name) for one in sets)
+            errors[name].append([epe(one, flow, valid) for one in flows])
+    return dict(
+        images=len(chosen),
+        mean={name: np.mean(rows, axis=0).tolist() for name, rows in errors.items()},
+    )
+
+
+def render_table(measured: dict, numbers: list[int]) -> str:
+    """Markdown: a row per method, a column per number of points."""
+    lines = [f'| EPE, px, {measured["images"]} images | ' + ' | '.join(map(str, numbers)) + ' |']
+    lines.append('| --- |' + ' --- |' * len(numbers))
+    best = np.min(list(measured['mean'].values()), axis=0)
+    for name, row in measured['mean'].items():
+        cells = [f'**{v:.2f}**' if v == b else f'{v:.2f}' for v, b in zip(row, best, strict=True)]
+        lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines) + '\n'
+
+
+def plot(results: dict, numbers: list[int], path: Path) -> None:
+    """One panel per set."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(results), figsize=(5 * len(results), 3.8), squeeze=False)
+    for axis, (name, measured) in zip(axes[0], results.items(), strict=True):
+        for method, row in measured['mean'].items():
+            style = '--' if method in BASELINES else '-'
+            axis.plot(numbers, row, style, marker='o', markersize=3, label=method)
+        axis.set(
+            title=name, xlabel='guidance points', ylabel='end-point error, px', xscale='log', yscale='log'
+        )
+        axis.set_xticks(numbers, [str(number) for number in numbers])
+        axis.minorticks_off()
+    axes[0][0].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main() -> int:
+    """Pretrain what is missing, measure, write table, plot and JSON."""
+    args = parse_args()
+    init_default_scope('cmp_mm')
+    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        trained = {
+            name: pretrain(
+                name, chosen_pairs(args), chosen_scale(args), args.pretrained or args.out, args.seed
+            )
+            for name in args.recipes
+        }
+        sets = dict(one.split('=', 1) for one in args.sets)
+    except (RuntimeError, ValueError, OSError) as error:
+        print(f'propagation: {error}', file=sys.stderr)
+        return 1
+    models = {name: load_network(one['config'], one['checkpoint']).eval() for name, one in trained.items()}
+    cfg = Config.fromfile(next(iter(trained.values()))['config'])
+    results = {}
+    for name, annotation in sets.items():
+        results[name] = measure(models, annotation, cfg, args)
+        print(f'\n{name}\n\n{render_table(results[name], args.numbers)}', flush=True)
+    text = '\n'.join(
+        f'{name}\n\n{render_table(measured, args.numbers)}' for name, measured in results.items()
+    )
+    report = dict(numbers=args.numbers, seed=args.seed, sets=results, pretrained=trained)
+    write_durably(args.out / 'propagation.md', text.encode())
+    write_durably(args.out / 'propagation.json', json.dumps(report, indent=1).encode())
+    plot(results, args.numbers, args.out / 'propagation.png')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,242 @@
+"""Pretraining recipes that the tables compare, and how one is trained, exported and found again."""
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from mmengine.config import Config
+
+from cmp_mm.engine import write_durably
+
+ROOT = Path(__file__).resolve().parents[3]
+QUICK = ROOT / 'configs/cmp/cmp_resnet18-plain_quick-1xb16-800_pairs-96x96.py'
+
+WATERSHED = dict(type='watershed', kernel_size=15)
+GRID = dict(type='grid', stride=60)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Sizes of a set of experiments.
+
+    Attributes:
+        short_side: short side frames are resized to, pixels.
+        crop: side of the square training crop, pixels.
+        iterations: length of a pretraining, at least 2.
+        batch_size: images a step.
+        lr: learning rate at its peak.
+    """
+
+    short_side: int = 112
+    crop: int = 96
+    iterations: int = 800
+    batch_size: int = 16
+    lr: float = 2e-3
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way to pretrain.
+
+    Attributes:
+        text: what it is, for the table.
+        change: called with the config, to change it.
+        data: name of the pairs it trains on, where several estimators made pairs of the same videos.
+    """
+
+    text: str
+    change: Callable[[Config], None] = lambda cfg: None
+    data: str = 'pairs'
+
+
+def set_guidance(cfg: Config, strategies: list[dict], max_points: int | list[int] = -1) -> None:
+    """Replace the guidance of the training pipeline; validation keeps the quick config's."""
+    for step in cfg.train_dataloader.dataset.pipeline:
+        if step['type'] == 'SampleGuidance':
+            step.update(strategies=strategies, max_points=max_points)
+
+
+def _points(number: int) -> Callable[[Config], None]:
+    return lambda cfg: set_guidance(cfg, [WATERSHED, GRID], number)
+
+
+def _kernel(size: int, stride: int) -> Callable[[Config], None]:
+    return lambda cfg: set_guidance(
+        cfg, [dict(type='watershed', kernel_size=size), dict(type='grid', stride=stride)]
+    )
+
+
+def _walker(cfg: Config) -> None:
+    cfg.model.use_guidance = False
+
+
+def _sgd(cfg: Config) -> None:
+    cfg.optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4))
+
+
+RECIPES = {
+    'walker': Recipe('Walker: no guidance', _walker),
+    'cmp': Recipe('CMP, K 15, grid 60'),
+    'cmp-4': Recipe('CMP, the same, at most 4 points', _points(4)),
+    'cmp-2': Recipe('CMP, the same, at most 2 points', _points(2)),
+    'cmp-k41': Recipe('CMP, K 41, grid 120', _kernel(41, 120)),
+    'cmp-4-exact': Recipe('CMP, at most 4 points, exact flow', _points(4), 'exact'),
+}
+
+
+def pretraining_config(recipe: Recipe, data_root: Path, scale: Scale, seed: int = 0) -> Config:
+    """The quick config at another scale, with a recipe's changes."""
+    cfg = Config.fromfile(QUICK)
+    size = (scale.crop, scale.crop)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.batch_size = scale.batch_size
+        loader.dataset.data_root = str(data_root)
+        for step in loader.dataset.pipeline:
+            if step['type'] == 'FlowResize':
+                step.short_side = scale.short_side
+            if step['type'] in ('FlowRandomCrop', 'FlowCenterCrop'):
+                step.size = size
+    cfg.test_dataloader = cfg.val_dataloader
+    cfg.optim_wrapper.optimizer.lr = scale.lr
+    warm_up = min(20, scale.iterations // 2)
+    cfg.param_scheduler[0].end = cfg.param_scheduler[1].begin = warm_up
+    cfg.param_scheduler[1].end = cfg.train_cfg.max_iters = cfg.max_iters = scale.iterations
+    cfg.train_cfg.val_interval = max(1, scale.iterations // 4)
+    cfg.default_hooks.checkpoint.interval = cfg.train_cfg.val_interval
+    cfg.default_hooks.visualization.interval = cfg.train_cfg.val_interval
+    cfg.randomness = dict(seed=seed)
+    recipe.change(cfg)
+    return cfg
+
+
+def run(command: list, log: Path) -> None:
+    """Run a tool of this repository, its output in a log.
+
+    Raises:
+        RuntimeError: it failed; with the end of its log.
+    """
+    with open(log, 'a', encoding='utf-8') as file:
+        done = subprocess.run([sys.executable, *map(str, command)], stdout=file, stderr=subprocess.STDOUT)
+    if done.returncode != 0:
+        end = '\n'.join(log.read_text(encoding='utf-8').splitlines()[-8:])
+        raise RuntimeError(f'{Path(command[0]).name} failed; the end of {log}:\n{end}')
+
+
+def _stamp(cfg: Config, data_root: Path) -> str:
+    digest = hashlib.sha256(cfg.pretty_text.encode())
+    digest.update((data_root / 'train.json').read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def pretrain(name: str, pairs: dict[str, Path], scale: Scale, out: Path, seed: int = 0) -> dict:
+    """Train a recipe and export its backbone, or find what an earlier call left.
+
+    Args:
+        name: key of ``RECIPES``.
+        pairs: folders written by ``video2pairs.py`` or ``render_puppets.py``: 'pairs', and those other names
+            that recipes ask for.
+        scale: sizes.
+        out: folder for all pretrainings; each has its own inside, by recipe and settings.
+        seed: seed of the training.
+
+    Returns:
+        dict of ``checkpoint``, ``backbone`` and ``config`` (paths as text), ``seconds``, ``metrics`` of the
+        last validation.
+
+    Raises:
+        RuntimeError: a tool failed.
+        ValueError: no such pairs.
+    """
+    recipe = RECIPES[name]
+    if recipe.data not in pairs:
+        raise ValueError(f'recipe {name} needs pairs named {recipe.data!r}; given are {", ".join(pairs)}')
+    data_root = pairs[recipe.data]
+    cfg = pretraining_config(recipe, data_root, scale, seed)
+    folder = out / f'{name}-seed{seed}-{_stamp(cfg, data_root)}'
+    result = folder / 'result.json'
+    if result.exists():
+        return json.loads(result.read_text(encoding='utf-8'))
+    folder.mkdir(parents=True, exist_ok=True)
+    cfg.dump(folder / 'config.py')
+    log = folder / 'console.log'
+    print(f'pretraining {name}, seed {seed}: {scale.iterations} iterations, log in {log}', flush=True)
+    run([ROOT / 'tools/train.py', folder / 'config.py', '--work-dir', folder, '--resume'], log)
+    checkpoint = folder / f'iter_{scale.iterations}.pth'
+    backbone = folder / 'backbone.pth'
+    run([ROOT / 'tools/model_converters/extract_backbone.py', checkpoint, backbone], log)
+    curve = read_scalars(folder)
+    found = dict(
+        recipe=name,
+        text=recipe.text,
+        seed=seed,
+        data=str(data_root),
+        scale=asdict(scale),
+        config=str(folder / 'config.py'),
+        checkpoint=str(checkpoint),
+        backbone=str(backbone),
+        metrics=curve[-1] if curve else {},
+        curve=[[entry['step'], entry['cmp/epe']] for entry in curve],
+    )
+    write_durably(result, json.dumps(found, indent=1).encode())
+    return found
+
+
+def read_scalars(folder: Path) -> list[dict]:
+    """The validations in a work folder, in order, also if the run was resumed."""
+    steps = {}
+    for file in sorted(folder.glob('*/vis_data/scalars.json')):
+        for line in file.read_text(encoding='utf-8').splitlines():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # the last line of a killed run
+            if 'cmp/epe' in entry:
+                steps[entry['step']] = entry
+    return [steps[step] for step in sorted(steps)]
+
+
+def add_pairs(parser: argparse.ArgumentParser) -> None:
+    """Options that say what to pretrain on."""
+    parser.add_argument(
+        '--pairs',
+        nargs='+',
+        required=True,
+        metavar='[NAME=]DIR',
+        help='folders of pairs; one without a name is what recipes use unless they ask for another',
+    )
+    parser.add_argument('--pretrained', type=Path, help='folder of the pretrainings; default OUT')
+
+
+def chosen_pairs(args: argparse.Namespace) -> dict[str, Path]:
+    """Name -> folder.
+
+    Raises:
+        ValueError: a folder holds no train.json.
+    """
+    pairs = {}
+    for one in args.pairs:
+        name, _, folder = one.rpartition('=')
+        if not Path(folder, 'train.json').is_file():
+            raise ValueError(
+                f'--pairs {one}: expected a folder written by video2pairs.py; it has no train.json'
+            )
+        pairs[name or 'pairs'] = Path(folder).resolve()
+    return pairs
+
+
+def add_scale(parser: argparse.ArgumentParser) -> None:
+    """Options of a pretraining's size."""
+    for field in fields(Scale):
+        kind = type(field.default)
+        flag = '--pretrain-' + field.name.replace('_', '-')
+        parser.add_argument(flag, type=kind, default=field.default, help='default: %(default)s')
+
+
+def chosen_scale(args: argparse.Namespace) -> Scale:
+    """The sizes asked for."""
+    return Scale(**{field.name: getattr(args, f'pretrain_{field.name}') for field in fields(Scale)})
