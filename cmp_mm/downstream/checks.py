@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from cmp_mm.compat import INSTALL_COMMANDS, installed_version, version_tuple
@@ -66,40 +66,52 @@ def check_package(module: str) -> None:
 
 
 def check_data(cfg: Mapping[str, Any], splits: tuple[str, ...] = ('train', 'val')) -> None:
-    """Check that the data roots named in a config exist.
+    """Check that the folders and annotation files named in a config exist.
 
     Args:
         cfg: config of a training, with ``train_dataloader`` and the like.
         splits: which of train, val and test to look at.
 
     Raises:
-        FileNotFoundError: a data root is missing; with the layout expected in it.
+        FileNotFoundError: one is missing; with the layout expected in the data root.
     """
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
         for dataset in _datasets(loader.get('dataset') if loader else None):
-            check_root(str(dataset.get('type', 'dataset')), dataset.get('data_root'), split)
+            root, prefix = dataset.get('data_root'), dataset.get('data_prefix') or {}
+            parts = [dataset.get('ann_file'), *prefix.values()]
+            # mmpose's bbox_file and headbox_file are not relative to the root.
+            parts += [
+                os.path.abspath(value)
+                for key, value in dataset.items()
+                if key.endswith('_file') and key != 'ann_file' and isinstance(value, str) and value
+            ]
+            check_root(str(dataset.get('type', 'dataset')), root, split, parts)
 
 
-def check_root(kind: str, root: str | None, split: str = 'train') -> None:
-    """Check that the folder of one data set exists.
+def check_root(kind: str, root: str | None, split: str = 'train', parts: Iterable[Any] = ()) -> None:
+    """Check that the folder of one data set exists, and what is named in it.
 
     Args:
         kind: its class, with or without scope.
         root: its ``data_root``; None and URLs pass.
         split: what it is used for, for the message.
+        parts: files and folders, relative to the root or absolute; what is no path passes.
 
     Raises:
-        FileNotFoundError: there is no such folder; with the layout expected in it.
+        FileNotFoundError: one is missing; with the layout expected in the root.
     """
-    if not root or '://' in root or os.path.isdir(root):
+    if not root or '://' in root:
         return
-    kind = kind.rpartition('.')[2]
-    layout = f', with {LAYOUTS[kind]} in it' if kind in LAYOUTS else ''
-    raise FileNotFoundError(
-        f'{split} data of {kind}: there is no folder {root}{layout}; put or link it there, or set '
-        f'{split}_dataloader.dataset.data_root'
-    )
+    paths = [part for part in parts if isinstance(part, str) and part and '://' not in part]
+    for path in (root, *(os.path.join(root, part) for part in paths)):
+        if not os.path.exists(path):
+            kind = kind.rpartition('.')[2]
+            layout = f'{root} should hold {LAYOUTS[kind]}; ' if kind in LAYOUTS else ''
+            raise FileNotFoundError(
+                f'{split} data of {kind}: there is no {os.path.normpath(path)}; {layout}put or link it there, '
+                'or name another folder (tools/train.py --data-root DIR)'
+            )
 
 
 def _datasets(dataset: Any) -> Iterator[Mapping[str, Any]]:

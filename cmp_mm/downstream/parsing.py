@@ -32,7 +32,7 @@ class ParsingDataset(BaseSegDataset):
     METAINFO: ClassVar[dict] = {}
 
     def __init__(self, data_root: str | None = None, **kwargs: Any) -> None:
-        check_root(type(self).__name__, data_root)
+        check_root(type(self).__name__, data_root, parts=(kwargs.get('data_prefix') or {}).values())
         super().__init__(data_root=data_root, **kwargs)
 
 

@@ -55,3 +55,26 @@ def test_missing_data_names_folder_and_layout(tmp_path):
     check_data(cfg, splits=('val',))
     (tmp_path / 'VOC2012').mkdir()
     check_data(cfg)
+
+
+@pytest.mark.parametrize(
+    ('dataset', 'present', 'missing'),
+    [
+        (dict(type='CocoDataset', ann_file='a.json'), [], 'a.json'),
+        (dict(type='CocoDataset', ann_file='a.json', data_prefix=dict(img='val')), ['a.json'], 'val'),
+        (dict(type='MpiiDataset', headbox_file='{root}/gt.mat'), [], 'gt.mat'),
+    ],
+)
+def test_an_incomplete_folder_names_what_is_missing(tmp_path, dataset, present, missing):
+    dataset = {
+        key: value.replace('{root}', str(tmp_path)) if isinstance(value, str) else value
+        for key, value in dataset.items()
+    }
+    cfg = dict(val_dataloader=dict(dataset=dict(dataset, data_root=str(tmp_path))))
+    for name in present:
+        (tmp_path / name).touch()
+    with pytest.raises(FileNotFoundError) as error:
+        check_data(cfg)
+    assert f'{missing}; {tmp_path} should hold' in one_line(error)
+    (tmp_path / missing).touch()
+    check_data(cfg)
