@@ -109,8 +109,8 @@ def check_root(kind: str, root: str | None, split: str = 'train', parts: Iterabl
             kind = kind.rpartition('.')[2]
             layout = f'{root} should hold {LAYOUTS[kind]}; ' if kind in LAYOUTS else ''
             raise FileNotFoundError(
-                f'{split} data of {kind}: there is no {os.path.normpath(path)}; {layout}put or link it there, '
-                'or name another folder (tools/train.py --data-root DIR)'
+                f'{split} data of {kind}: there is no {os.path.normpath(path)}; {layout}put or link it '
+                'there, or name another folder (tools/train.py --data-root DIR)'
             )
 
 
