@@ -42,7 +42,7 @@ def watershed_candidates_batched(flow: Tensor, kernel_size: int) -> list[Tensor]
 def sample_guidance_batched(
     flow: Tensor,
     strategies: Sequence[dict],
-    max_points: int = -1,
+    max_points: int | Sequence[int] = -1,
     seeds: Sequence[int] | None = None,
     valid: Tensor | None = None,
 ) -> list[Tensor]:
@@ -55,7 +55,7 @@ def sample_guidance_batched(
     Args:
         flow: (N, 2, H, W) pixels.
         strategies: as for :func:`sample_points`, but not 'gradnms' and 'single'.
-        max_points: the most points per image; -1 for no limit.
+        max_points: the most points per image; -1 for no limit; (low, high) draws it for each image.
         seeds: one integer per image; fresh ones by default.
         valid: (N, H, W) bool, where the flow is known.
 

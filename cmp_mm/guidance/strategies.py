@@ -89,7 +89,7 @@ STRATEGIES: dict[str, Strategy] = {
 _OPTIONS = {name: list(inspect.signature(strategy).parameters)[2:] for name, strategy in STRATEGIES.items()}
 
 
-def check_strategies(strategies: Sequence[dict], max_points: int = -1) -> None:
+def check_strategies(strategies: Sequence[dict], max_points: int | Sequence[int] = -1) -> None:
     """Raise ValueError, in one sentence, if the strategies cannot be run; touches no flow.
 
     Args:
@@ -100,7 +100,13 @@ def check_strategies(strategies: Sequence[dict], max_points: int = -1) -> None:
         raise ValueError(f'guidance strategies must be a non-empty list of dicts, got {strategies!r}')
     for strategy in strategies:
         _check_strategy(strategy)
-    if isinstance(max_points, bool) or not isinstance(max_points, Integral) or max_points < -1:
+    if isinstance(max_points, (list, tuple)):
+        whole = all(isinstance(n, Integral) and not isinstance(n, bool) for n in max_points)
+        if not whole or len(max_points) != 2 or not 1 <= max_points[0] <= max_points[1]:
+            raise ValueError(
+                f'max_points as a range must be two whole numbers, 1 <= low <= high, got {max_points!r}'
+            )
+    elif isinstance(max_points, bool) or not isinstance(max_points, Integral) or max_points < -1:
         raise ValueError(f'max_points must be -1 (no limit) or a number of points, got {max_points!r}')
 
 
@@ -150,7 +156,7 @@ def _check_specified(points: Sequence[Sequence[int]] | None) -> None:
 def sample_points(
     flow: np.ndarray,
     strategies: Sequence[dict],
-    max_points: int = -1,
+    max_points: int | Sequence[int] = -1,
     rng: np.random.Generator | None = None,
     valid: np.ndarray | None = None,
 ) -> np.ndarray:
@@ -166,7 +172,8 @@ def sample_points(
         strategies: dicts with 'type' and the strategy's options: ``watershed`` (kernel_size),
             ``grid`` (stride or bg_ratio), ``uniform`` (num_points or bg_ratio), ``gradnms``
             (kernel_size), ``single``, ``full``, ``specified`` (points).
-        max_points: the most points to return; -1 for no limit.
+        max_points: the most points to return; -1 for no limit. Two numbers are a range: the limit is drawn
+            from it for each flow, small ones as often as large ones on a logarithmic scale.
         rng: every random choice is drawn from it; a fresh, unseeded one by default.
         valid: (H, W) bool, where the flow is known; points elsewhere are left out.
 
@@ -200,7 +207,7 @@ def uses(strategies: Sequence[dict], name: str) -> bool:
 def combine_points(
     flow: np.ndarray,
     strategies: Sequence[dict],
-    max_points: int,
+    max_points: int | Sequence[int],
     rng: np.random.Generator,
     unknown: np.ndarray | None = None,
     watershed_points: Callable[..., np.ndarray] | None = None,
@@ -210,7 +217,7 @@ def combine_points(
     Args:
         flow: (H, W, 2) pixels, 0 where unknown.
         strategies: as for :func:`sample_points`.
-        max_points: the most points to return; -1 for no limit.
+        max_points: as for :func:`sample_points`.
         rng: every random choice is drawn from it.
         unknown: (H, W) bool, where no point may lie.
         watershed_points: replaces the watershed strategy; takes its options, returns (P, 2).
@@ -233,4 +240,8 @@ def combine_points(
     if everything:
         return points
     points = rng.permutation(points, axis=0)
+    if isinstance(max_points, (list, tuple)):
+        low, high = max_points
+        # The logarithm of a whole number n stands for all of [n, n + 1).
+        max_points = min(high, int(np.exp(rng.uniform(np.log(low), np.log(high + 1)))))
     return points if max_points == -1 else points[:max_points]

@@ -27,6 +27,8 @@ class FlowDataPreprocessor(BaseDataPreprocessor):
         guidance: choose the guidance points here, on the device, for samples that come without: dict of
             ``strategies`` and ``max_points`` as of :class:`SampleGuidance`, which is then left out of the
             pipeline, so that the data workers only decode and crop. None: points come with the samples.
+        channels_last: hand over image and guidance map in torch's channels_last layout, which tensor cores
+            read; the network's convolutions then keep to it.
 
     Raises:
         ValueError: not 3 values of mean or std, or bad strategies.
@@ -39,13 +41,16 @@ class FlowDataPreprocessor(BaseDataPreprocessor):
         bgr_to_rgb: bool = True,
         non_blocking: bool = False,
         guidance: dict | None = None,
+        channels_last: bool = False,
     ) -> None:
         super().__init__(non_blocking)
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         if guidance is not None:
             # Plain dicts: a config brings ConfigDicts.
+            limit = guidance.get('max_points', -1)
             guidance = dict(
                 strategies=[dict(strategy) for strategy in guidance['strategies']],
-                max_points=guidance.get('max_points', -1),
+                max_points=tuple(limit) if isinstance(limit, (list, tuple)) else limit,
             )
             check_strategies(**guidance)
         self.guidance = guidance
@@ -79,17 +84,20 @@ class FlowDataPreprocessor(BaseDataPreprocessor):
         for image, sample in zip(data['inputs']['image'], data.get('data_samples') or (), strict=False):
             _check_points(sample, image.shape[-2:])
         data = self.cast_data(data)
-        images = [self._normalize(image) for image in data['inputs']['image']]
+        images = data['inputs']['image']
         samples = data.get('data_samples') or [FlowDataSample() for _ in images]
         for sample, image in zip(samples, images, strict=True):
             sample.set_metainfo(dict(img_shape=tuple(image.shape[-2:])))
         if self.guidance is not None:
             self._sample_guidance(samples)
         size = tuple(max(image.shape[axis] for image in images) for axis in (-2, -1))
-        inputs = dict(
-            image=torch.stack([pad_to(image, size) for image in images]),
-            guidance=torch.stack([guidance_map(sample, size, images[0]) for sample in samples]),
-        )
+        if len({(image.shape, image.dtype) for image in images}) == 1:
+            # One operation on the batch instead of one on each image: launching them would take longer.
+            image = self._normalize(torch.stack(tuple(images)))
+        else:
+            image = torch.stack([pad_to(self._normalize(image), size) for image in images])
+        inputs = dict(image=image, guidance=guidance_maps(samples, size, image))
+        inputs = {key: value.contiguous(memory_format=self.memory_format) for key, value in inputs.items()}
         return dict(inputs=inputs, data_samples=samples)
 
     def _sample_guidance(self, samples: Sequence[FlowDataSample]) -> None:
@@ -109,9 +117,11 @@ class FlowDataPreprocessor(BaseDataPreprocessor):
             points = sample_guidance_batched(
                 flow, seeds=None if None in seeds else seeds, valid=valid, **self.guidance
             )
-            for sample, at in zip(alike, points, strict=True):
+            row, column = torch.cat(points).unbind(1)
+            vectors = flow[_image_of_each(points, flow.device), :, row, column]
+            for sample, at, vector in zip(alike, points, vectors.split(list(map(len, points))), strict=True):
                 sample.guidance_points = at
-                sample.guidance_vectors = sample.gt_flow[:, at[:, 0], at[:, 1]].T.contiguous()
+                sample.guidance_vectors = vector
 
     def _normalize(self, image: Tensor) -> Tensor:
         if self.bgr_to_rgb:
@@ -132,27 +142,39 @@ def _check_points(sample: FlowDataSample, size: Sequence[int]) -> None:
 
 def pad_to(x: Tensor, size: Sequence[int], value: float | bool = 0) -> Tensor:
     """Pad (..., H, W) at the right and bottom to ``size`` = (height, width)."""
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
     return F.pad(x, (0, size[1] - x.shape[-1], 0, size[0] - x.shape[-2]), value=value)
 
 
-def guidance_map(sample: FlowDataSample, size: Sequence[int], like: Tensor) -> Tensor:
-    """Scatter the guidance vectors of a sample.
+def guidance_maps(samples: Sequence[FlowDataSample], size: Sequence[int], like: Tensor) -> Tensor:
+    """Scatter the guidance vectors of a batch.
 
     Args:
-        sample: with ``guidance_points`` (P, 2) (row, column) and ``guidance_vectors`` (P, 2) (u, v), or
+        samples: with ``guidance_points`` (P, 2) (row, column) and ``guidance_vectors`` (P, 2) (u, v), or
             without, which is no guidance.
-        size: (height, width) of the map.
+        size: (height, width) of the maps.
         like: a tensor of the dtype and device wanted.
 
     Returns:
-        (4, height, width): u, v, mask, mask; zero but at the points.
+        (N, 4, height, width): u, v, mask, mask; zero but at the points.
     """
-    guidance = like.new_zeros(4, *size)
-    if 'guidance_points' in sample and len(sample.guidance_points):
-        row, column = sample.guidance_points.long().unbind(1)
-        guidance[:2, row, column] = sample.guidance_vectors.to(guidance.dtype).T
-        guidance[2:, row, column] = 1
+    guidance = like.new_zeros(len(samples), 4, *size)
+    empty = torch.zeros(0, 2, dtype=torch.int64, device=like.device)
+    points = [sample.get('guidance_points', empty) for sample in samples]
+    if any(map(len, points)):
+        image = _image_of_each(points, like.device)
+        row, column = torch.cat(points).long().unbind(1)
+        vectors = [sample.guidance_vectors for sample, at in zip(samples, points, strict=True) if len(at)]
+        guidance[image, :2, row, column] = torch.cat(vectors).to(guidance.dtype)
+        guidance[image, 2:, row, column] = 1
     return guidance
+
+
+def _image_of_each(points: Sequence[Tensor], device: torch.device) -> Tensor:
+    """(P,) int64: the image that each of the points, put together, belongs to."""
+    counts = torch.tensor([len(at) for at in points])
+    return torch.repeat_interleave(torch.arange(len(points)), counts).to(device, non_blocking=True)
 
 
 def stack_flow(samples: Sequence[FlowDataSample], size: Sequence[int]) -> tuple[Tensor, Tensor | None]:

@@ -199,6 +199,25 @@ def test_a_bad_strategy_is_one_clear_sentence(strategies, message):
         sample_points(moving_square(), strategies)
 
 
+def test_a_range_of_caps_is_drawn_evenly_in_the_logarithm():
+    flow = np.zeros((64, 64, 2), np.float32)
+    generator = rng()
+    numbers = [
+        len(sample_points(flow, [dict(type='grid', stride=4)], (1, 15), generator)) for _ in range(3000)
+    ]
+    assert min(numbers) == 1 and max(numbers) == 15
+    # [1, 2), [2, 4), [4, 8) and [8, 16) are equally wide in the logarithm.
+    octaves = np.bincount(np.log2(numbers).astype(int), minlength=4) / len(numbers)
+    np.testing.assert_allclose(octaves, 0.25, atol=0.03)
+    assert len(sample_points(flow, [dict(type='grid', stride=4)], [6, 6], generator)) == 6
+
+
+@pytest.mark.parametrize('max_points', [(0, 4), (5, 4), (1, 2, 3), (1, 2.5), (1,)])
+def test_a_bad_range_of_caps_is_one_clear_sentence(max_points):
+    with pytest.raises(ValueError, match='1 <= low <= high'):
+        sample_points(moving_square(), PAPER, max_points=max_points)
+
+
 @pytest.mark.parametrize('max_points', [-2, 1.5, None, True])
 def test_a_bad_cap_is_one_clear_sentence(max_points):
     with pytest.raises(ValueError, match='max_points must be -1'):

@@ -20,18 +20,19 @@ class SampleGuidance(BaseTransform):
     Args:
         strategies: dicts as of `cmp_mm.guidance.sample_points`, for example
             ``[dict(type='watershed', kernel_size=81), dict(type='grid', stride=200)]``.
-        max_points: the most points to keep, chosen at random; -1 for no limit.
+        max_points: the most points to keep, chosen at random; -1 for no limit; (low, high) draws the limit
+            anew for each sample.
 
     Raises:
         ValueError: an unknown strategy or option, or a bad value.
     """
 
-    def __init__(self, strategies: Sequence[dict], max_points: int = -1) -> None:
+    def __init__(self, strategies: Sequence[dict], max_points: int | Sequence[int] = -1) -> None:
         # Configs bring ConfigDicts; plain dicts pickle to workers without mmengine's help.
         self.strategies = [
             dict(strategy) if isinstance(strategy, dict) else strategy for strategy in strategies
         ]
-        self.max_points = max_points
+        self.max_points = tuple(max_points) if isinstance(max_points, (list, tuple)) else max_points
         check_strategies(self.strategies, max_points)
 
     def transform(self, results: dict) -> dict:

@@ -54,14 +54,14 @@ class Recipe:
     data: str = 'pairs'
 
 
-def set_guidance(cfg: Config, strategies: list[dict], max_points: int | list[int] = -1) -> None:
+def set_guidance(cfg: Config, strategies: list[dict], max_points: int | tuple[int, int] = -1) -> None:
     """Replace the guidance of the training pipeline; validation keeps the quick config's."""
     for step in cfg.train_dataloader.dataset.pipeline:
         if step['type'] == 'SampleGuidance':
             step.update(strategies=strategies, max_points=max_points)
 
 
-def _points(number: int) -> Callable[[Config], None]:
+def _points(number: int | tuple[int, int]) -> Callable[[Config], None]:
     return lambda cfg: set_guidance(cfg, [WATERSHED, GRID], number)
 
 
@@ -75,7 +75,8 @@ def _walker(cfg: Config) -> None:
     cfg.model.use_guidance = False
 
 
-def _sgd(cfg: Config) -> None:
+def _faithful_optimizer(cfg: Config) -> None:
+    set_guidance(cfg, [WATERSHED, GRID], 4)
     cfg.optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4))
 
 
@@ -83,8 +84,10 @@ RECIPES = {
     'walker': Recipe('Walker: no guidance', _walker),
     'cmp': Recipe('CMP, K 15, grid 60'),
     'cmp-4': Recipe('CMP, the same, at most 4 points', _points(4)),
+    'cmp-1to16': Recipe('CMP, the same, at most 1 to 16 points, drawn per image', _points((1, 16))),
     'cmp-2': Recipe('CMP, the same, at most 2 points', _points(2)),
     'cmp-k41': Recipe('CMP, K 41, grid 120', _kernel(41, 120)),
+    'cmp-4-sgd': Recipe("CMP, at most 4 points, the reference's optimizer", _faithful_optimizer),
     'cmp-4-exact': Recipe('CMP, at most 4 points, exact flow', _points(4), 'exact'),
 }
 
