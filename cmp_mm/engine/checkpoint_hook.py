@@ -16,6 +16,8 @@ from .checkpoint_files import RESUMABLE, find_resumable, remove_parts, write_dur
 from .checkpoint_loading import CheckpointError, check_weights_fit, state_dict_of
 from .plain_state import restore_histories, to_plain
 
+_OUTDATED = 'outdated_ckpt_id'
+
 
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
@@ -59,6 +61,15 @@ class AtomicCheckpointHook(CheckpointHook):
         if is_main_process():
             for folder in {self.out_dir, runner.work_dir}:
                 remove_parts(folder)
+            self._remove_left_over(runner)
+
+    def _remove_left_over(self, runner: Runner) -> None:
+        """Remove what a run killed right after a save did not come to; only where its own file is resumed."""
+        outdated = runner.message_hub.runtime_info.get(_OUTDATED)
+        if not runner._resume or not isinstance(outdated, int):
+            return
+        if osp.realpath(osp.dirname(runner._load_from)) == osp.realpath(self.out_dir):
+            self._remove(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(outdated)))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Make the checkpoint plain data; the last hook to see it, by its priority."""
@@ -100,6 +111,8 @@ class AtomicCheckpointHook(CheckpointHook):
                 outdated = self.keep_ckpt_ids.popleft()
             self.keep_ckpt_ids.append(step)
             runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+        # Goes into the new checkpoint: a run killed before it removes the old one does so when it is resumed.
+        runner.message_hub.update_info(_OUTDATED, outdated)
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)

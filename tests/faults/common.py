@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import os
 import platform
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -25,6 +27,12 @@ def build_parser(description: str, count: int, what: str) -> argparse.ArgumentPa
     parser.add_argument('--seed', type=int, default=0, help='another seed, other faults (%(default)s)')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures there too')
     return parser
+
+
+def temporary_folder() -> tempfile.TemporaryDirectory:
+    """A folder in memory where there is one: what is tried is processes that die, not disks."""
+    memory = '/dev/shm' if os.access('/dev/shm', os.W_OK) else None
+    return tempfile.TemporaryDirectory(prefix='cmp_mm-faults-', dir=memory)
 
 
 class Campaign:

@@ -15,7 +15,6 @@ import random
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ import numpy as np
 
 from tests.test_tools.test_train.conftest import Processes
 
-from .common import ROOT, Campaign, build_parser, finish
+from .common import ROOT, Campaign, build_parser, finish, temporary_folder
 
 VICTIMS = ('main', 'all', 'worker')
 
@@ -168,7 +167,7 @@ def run(count: int, minutes: float, seed: int, shown: bool = True) -> dict:
     """Kill ``count`` times; returns the report."""
     campaign = Campaign('kill_preparation', count, minutes, seed, shown)
     rng = random.Random(seed)
-    with tempfile.TemporaryDirectory(prefix='cmp_mm-faults-') as name:
+    with temporary_folder() as name:
         folder = Path(name)
         preparation = Preparation(folder)
         try:

@@ -16,7 +16,6 @@ import random
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ import torch
 from tests.test_tools.test_train.conftest import CONFIG, Processes, write_pairs
 from tests.test_tools.test_train.test_kill_and_resume import assert_same
 
-from .common import ROOT, Campaign, build_parser, finish
+from .common import ROOT, Campaign, build_parser, finish, temporary_folder
 
 ITERATIONS, EVERY = 12, 2  # and a checkpoint every so many
 PLACES = ('time', 'write', 'write')
@@ -195,7 +194,7 @@ def run(count: int, minutes: float, seed: int, shown: bool = True) -> dict:
     """Kill ``count`` times; returns the report."""
     campaign = Campaign('kill_training', count, minutes, seed, shown)
     rng = random.Random(seed)
-    with tempfile.TemporaryDirectory(prefix='cmp_mm-faults-') as name:
+    with temporary_folder() as name:
         folder = Path(name)
         training = Training(folder)
         try:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.runner import Runner
 
-from cmp_mm.engine import DivergedError, checkpoint_files, find_resumable
+from cmp_mm.engine import AtomicCheckpointHook, DivergedError, checkpoint_files, find_resumable
 
 
 def run(config, **changes):
@@ -156,6 +156,28 @@ def toy_metric_class():
     from mmengine.registry import METRICS
 
     return METRICS.get('EngineToyMetric')
+
+
+def test_killed_before_the_old_checkpoint_is_removed(toy_config, tmp_path, monkeypatch):
+    """The resumed run removes it; one that resumes a file from elsewhere removes nothing."""
+    config = toy_config(max_iters=12)
+    config.default_hooks.checkpoint.update(interval=2, max_keep_ckpts=1)
+
+    def killed(self, path):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(AtomicCheckpointHook, '_remove', killed)
+        run(config)
+    work, other = tmp_path / 'work', tmp_path / 'other'
+    assert sorted(path.name for path in work.glob('*.pth')) == ['iter_2.pth', 'iter_4.pth']
+    other.mkdir()
+    (other / 'iter_2.pth').write_bytes(b'of another run')
+    elsewhere = dict(resume=True, load_from=str(work / 'iter_4.pth'), work_dir=str(other))
+    run(config, train_cfg=dict(type='ResumableTrainLoop', max_iters=5, val_interval=99), **elsewhere)
+    assert (other / 'iter_2.pth').exists()
+    run(config, resume=True)
+    assert [path.name for path in work.glob('*.pth')] == ['iter_12.pth']
 
 
 def test_full_disk_keeps_the_last_checkpoint(toy_config, tmp_path, monkeypatch):
