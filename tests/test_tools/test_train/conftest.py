@@ -127,12 +127,24 @@ def tiny_config(config_text, tmp_path):
 # Imports once what every run of a tool imports, which takes longer than the runs themselves, and then forks a
 # process for each: one JSON command per line in, one answer per line out.
 FORK_SERVER = """
-import gc, json, os, sys, traceback
+import contextlib, gc, json, os, sys, traceback
 
 import matplotlib.pyplot, torch, torch._dynamo, torch.utils.tensorboard
-import mmengine.runner, yapf
+import mmengine.config.config, mmengine.runner
 import cmp_mm.datasets, cmp_mm.engine.launch, cmp_mm.evaluation, cmp_mm.models, cmp_mm.visualization
 
+with contextlib.suppress(Exception):  # the runner logs its version; some builds do not go with their torch
+    import torchvision
+
+format_code, formatted = mmengine.config.config.FormatCode, {}
+
+def format_once(text, *args, **options):
+    # mmengine formats the config's text for every checkpoint, which takes longer than all else these runs do.
+    if text not in formatted:
+        formatted[text] = format_code(text, *args, **options)
+    return formatted[text]
+
+mmengine.config.config.FormatCode = format_once
 gc.freeze()
 
 def run(script, args, out, env):
