@@ -18,6 +18,9 @@ from .errors import InputError, check_choice
 
 COLOR_ORDERS = ('rgb', 'bgr')
 _MAX_FILE_BYTES = 2**30
+# Of those Pillow reads, what people keep pictures in. Some others are handed to programs of their own (EPS to
+# Ghostscript, which runs what is written in it) or hardly ever met.
+FORMATS = ('PNG', 'JPEG', 'GIF', 'WEBP', 'AVIF', 'BMP', 'TIFF', 'JPEG2000', 'PPM', 'TGA', 'ICO')
 # Rounding of whoever scaled the values may leave the range by this share.
 _SLACK = 1e-3
 _READ_ERRORS = (OSError, ValueError, SyntaxError, ArithmeticError, EOFError, Image.DecompressionBombError)
@@ -29,7 +32,7 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     """Read an image file; its EXIF orientation is applied, an alpha channel dropped.
 
     Args:
-        path: a file of any format Pillow reads.
+        path: a file of one of `FORMATS`.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -63,7 +66,9 @@ def decode_image(data: bytes, name: str = 'image') -> np.ndarray:
         name: what errors call it.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        Image.init()
+        known = [name for name in FORMATS if name in Image.OPEN]  # Pillow is built with more or fewer
+        with Image.open(io.BytesIO(data), formats=known) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise InputError(f'{name} claims {width} x {height} pixels; at most {MAX_PIXELS} are read')
@@ -75,7 +80,7 @@ def decode_image(data: bytes, name: str = 'image') -> np.ndarray:
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if isinstance(error, Image.UnidentifiedImageError):
-            reason = 'no format that Pillow knows'
+            reason = f'no format that is read ({", ".join(known)})'
         raise InputError(f'{name} is not a whole image file: {reason}') from None
 
 

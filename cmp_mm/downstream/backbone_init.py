@@ -124,10 +124,14 @@ def read_weights(path: str) -> dict[str, Tensor]:
     """
     if path.endswith('.safetensors'):
         try:
+            from safetensors import SafetensorError
             from safetensors.torch import load_file
         except ImportError:
             raise ImportError(f"{path} needs safetensors: pip install 'cmp_mm[safetensors]'") from None
-        return load_file(path)
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise CheckpointError(f'checkpoint {path}: not a whole safetensors file ({error})') from None
     return state_dict_of(CheckpointLoader.load_checkpoint(path, 'cpu'))
 
 

@@ -1,13 +1,13 @@
-"""Feed changed bytes to every reader of what comes from outside: each must end in a result or a defined error.
+"""Feed changed bytes to all readers of what comes from outside: each must end in a result or a defined error.
 
     python -m tests.faults.fuzz --count 100000                    # random changes, every reader
     python -m tests.faults.fuzz --engine atheris --count 100000   # guided by coverage; pip install atheris
     python -m tests.faults.fuzz --readers flow video --count 1000
 
 Every input of the first kind follows from the seed, the reader and its number alone. The readers run in
-processes of their own, whose memory is limited. A fault is: an error that is not the reader's own, a crash, more
-than --megabytes of memory above the start, or more seconds than the reader may take. Readers of videos and of
-folders of frames may crash: the preparation has them in worker processes, as here, and goes on with the next.
+processes of their own, whose memory is limited. A fault is: an error that is not the reader's own, a crash,
+more than --megabytes of memory above the start, or more seconds than the reader may take. Readers of videos
+and of folders of frames may crash: the preparation has them in worker processes, as here, and goes on.
 """
 
 import argparse

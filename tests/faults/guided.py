@@ -1,7 +1,7 @@
 """Lets atheris, a fuzzer guided by coverage, feed one reader: ``python -m tests.faults.guided GROUP PLACE``.
 
-Started by ``tests.faults.fuzz --engine atheris``; what follows are options of libFuzzer. The exit code is not 0 at
-the first fault.
+Started by ``tests.faults.fuzz --engine atheris``; what follows are options of libFuzzer. It stops at the first
+fault, with an exit code that is not 0.
 """
 
 import os

@@ -1,6 +1,6 @@
 """The readers of files that come from outside: flow, annotations, images, samples, videos.
 
-Each returns what became of the bytes: "read", or the name of the defined error. Anything else raised is a fault.
+Each returns what became of the bytes: "read", or the name of the defined error. Anything else is a fault.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import json
 import os
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -30,7 +30,6 @@ class Reader:
         seconds: an input may take.
         may_crash: a library may take its process along; the product reads in one that may die.
         share: of the inputs asked for, where one takes long.
-        modules: to instrument where coverage guides.
     """
 
     name: str
@@ -40,7 +39,6 @@ class Reader:
     seconds: float = 5.0
     may_crash: bool = False
     share: float = 1.0
-    modules: tuple[str, ...] = field(default=('cmp_mm',))
 
 
 def texture(height: int = 24, width: int = 40) -> np.ndarray:
@@ -106,7 +104,7 @@ def flow_readers(folder: Path) -> list[Reader]:
 
         whole = [encode_flow(flow, fmt), *([] if fmt == 'jpg' else [encode_flow(flow, fmt, valid=holes)])]
         corpus = [one[0] for one in whole] if fmt == 'jpg' else whole
-        return Reader(f'flow {fmt}', corpus, read, change, modules=('cmp_mm', 'zipfile', 'numpy.lib'))
+        return Reader(f'flow {fmt}', corpus, read, change)
 
     return [reader(fmt) for fmt in FLOW_FORMATS]
 
@@ -140,7 +138,7 @@ def annotation_readers(folder: Path) -> list[Reader]:
 
     corpus = [json.dumps(content).encode() for content in contents]
     return [
-        Reader('annotation json', corpus, read, modules=('cmp_mm', 'json')),
+        Reader('annotation json', corpus, read),
         Reader('annotation list', lists, read),
     ]
 
@@ -224,7 +222,7 @@ def image_readers(folder: Path) -> list[Reader]:
     return [
         Reader('image (training)', images(), load_image, change_image),
         Reader('image (frame of a folder)', frames, read_frame, change_image, may_crash=True),
-        Reader('image (inferencer, page)', pictures, read_picture, change_image, modules=('cmp_mm', 'PIL')),
+        Reader('image (inferencer, page)', pictures, read_picture, change_image),
         Reader('sample of a data set', [*whole.values()], load_sample, change_image),
     ]
 

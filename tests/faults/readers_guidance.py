@@ -178,11 +178,10 @@ def checkpoint_readers(folder: Path) -> list[Reader]:
     (folder / 'run').mkdir()
     (folder / 'run' / 'iter_2.pth').write_bytes(wholes[0])
     pointers = [b'iter_2.pth', str(folder / 'run' / 'iter_2.pth').encode(), b'/proc/self/mem', b'../x']
-    unpickling = ('cmp_mm', 'torch._weights_only_unpickler', 'torch.serialization', 'zipfile', 'pickle')
     return [
-        Reader('checkpoint', wholes, read, change, modules=unpickling),
+        Reader('checkpoint', wholes, read, change),
         Reader('checkpoint (safetensors)', safetensors, read_tensors),
-        Reader('checkpoint (last_checkpoint)', pointers, point, share=0.2),
+        Reader('checkpoint (last_checkpoint)', pointers, point, share=0.02),
         # Each that is recognised builds a network.
         Reader('checkpoint (reference, keys)', [random.Random(0).randbytes(99)], convert, share=0.1),
     ]
@@ -246,25 +245,24 @@ def guidance_readers(folder: Path) -> list[Reader]:
 
     def maps(data: bytes) -> str:
         choices = Choices(data)
-        right = choices.pick(((4, *SIZE), (2, 4, *SIZE), (*SIZE, 4), (1, *SIZE, 4)))
-        shape = (
-            right
-            if choices.take(1)[0] % 3
-            else [choices.take(1)[0] % 5 for _ in range(choices.take(1)[0] % 6)]
-        )
-        kinds = ('f4', 'f8', 'f2', 'i4', 'u1', 'u2', 'bool', 'c8', 'O', 'U2', '>f4')
-        array = np.zeros(shape, choices.pick(kinds))
-        for _ in range(choices.take(1)[0] % 6):
-            if array.size and array.dtype.kind not in 'OU':
-                with np.errstate(all='ignore'):
-                    value = np.float64(choices.pick((0, 1, 1, 1, -1, 3, math.nan, math.inf, 1e300)))
-                    array.flat[int.from_bytes(choices.take(2), 'little') % array.size] = (
-                        value.astype(array.dtype) if array.dtype.kind in 'fc' or np.isfinite(value) else 1
-                    )
-        guidance: Any = array
+        right = choices.take(1)[0] % 4 > 0
+        sets = choices.take(1)[0] % 3
+        shape = [choices.take(1)[0] % 5 for _ in range(choices.take(1)[0] % 6)]
+        kinds = ('f4', 'f4', 'f8', 'f2', 'i4', 'u1', 'u2', 'bool', 'c8', 'O', 'U2', '>f4')
+        array = np.zeros((max(sets, 1), *SIZE, 4) if right else shape, choices.pick(kinds))
+        if array.ndim == 4 and array.dtype.kind in 'fiu':
+            for _ in range(choices.take(1)[0] % 4):
+                place = choices.take(1)[0] % SIZE[0], choices.take(1)[0] % SIZE[1]
+                array[:, place[0], place[1]] = (3, 5, 1, 1)
+        if array.size and array.dtype.kind in 'fc' and choices.take(1)[0] % 2:
+            value = choices.pick((0, 1, -1, 3, 0.5, math.nan, math.inf, 1e300))
+            with np.errstate(all='ignore'):
+                array.flat[int.from_bytes(choices.take(2), 'little') % array.size] = value
+        guidance: Any = array[0] if right and sets == 0 else array
         if choices.take(1)[0] % 2:
             try:
-                guidance = torch.from_numpy(array)
+                guidance = torch.from_numpy(np.ascontiguousarray(guidance))
+                guidance = guidance.movedim(-1, -3) if guidance.ndim > 2 else guidance
             except (TypeError, ValueError):
                 guidance = choices.pick((None, 'map', [array]))
         return refused(lambda: use(parse_guidance_map(guidance, SIZE)))

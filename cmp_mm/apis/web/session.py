@@ -82,9 +82,16 @@ class PageSession:
         return told
 
     def to_pixel(self, place: tuple[float, float]) -> tuple[int, int]:
-        """x, y in the image of a place on one of the pictures to click on."""
+        """x, y in the image of a place on one of the pictures to click on.
+
+        Raises:
+            InputError: no image, or a place that is none: whoever talks to the server may send anything.
+        """
         height, width = self._image().shape[:2]
-        x, y = (int(value // self.zoom) for value in place)
+        try:
+            x, y = (int(value // self.zoom) for value in place)
+        except (TypeError, ValueError, OverflowError):
+            raise InputError('the click has no place; expected two finite numbers, x and y') from None
         # A browser that scales a picture may round a click at its rim to just outside.
         return min(max(x, 0), width - 1), min(max(y, 0), height - 1)
 
