@@ -8,8 +8,8 @@
 3. What is largest in its window among all these is held against the bounds of the blocks not computed;
    where that leaves a doubt, they are.
 
-Squared distances are integers, so ties are ties. Small windows over flows full of edges leave so many
-blocks that OpenCV's transform of the whole is faster, and taken.
+Squared distances are integers, so ties are ties. Small windows leave so many blocks that OpenCV's
+transform of the whole is faster, and taken; so do larger ones where the flow is full of edges.
 """
 
 import cv2
@@ -19,17 +19,12 @@ from .distances import EdgeDistances, runs
 from .workspace import Workspace
 
 _ROOT2 = np.float32(np.sqrt(2) * (1 + 1e-5))
-# Pixels per block, at most and at least, by kind of distance: OpenCV's 5 x 5 chamfer distance over the
-# Euclidean one lies in [.9825, 1.0192].
-_SCALES = {
-    cv2.DIST_MASK_PRECISE: (np.float32(2 * (1 + 1e-6)), np.float32(2 * (1 - 1e-6))),
-    cv2.DIST_MASK_5: (np.float32(2 / 0.982), np.float32(2 / 1.0195)),
-}
-_KERNELS = range(7, 130)  # smaller windows exclude too little, larger ones cost too much to gather
-_SMALL_RADIUS = 9  # windows below this radius are within the chamfer distance's error of their centres
+# Pixels per block, at most and at least: OpenCV's 5 x 5 chamfer distance over the Euclidean one lies in
+# [.9825, 1.0192].
+_AT_MOST, _AT_LEAST = np.float32(2 / 0.982), np.float32(2 / 1.0195)
+_KERNELS = range(21, 130)  # smaller windows exclude too little, larger ones cost too much to gather
 _FEWEST_PIXELS = 128 * 128  # images below which the whole transform is cheaper than avoiding it
 _MOST_BLOCKS = 1 / 10  # share of promising blocks above which it is, too
-_MOST_EDGES = 1 / 24  # and the share of edges that, under small windows, leaves that many
 
 
 def distance_maxima(edges: np.ndarray, kernel_size: int, space: Workspace) -> np.ndarray:
@@ -43,11 +38,9 @@ def distance_maxima(edges: np.ndarray, kernel_size: int, space: Workspace) -> np
     Returns:
         (P,) flat indices in row order.
     """
-    radius = kernel_size // 2
     found = None
     if edges.size >= _FEWEST_PIXELS and kernel_size in _KERNELS:
-        crowded = radius < _SMALL_RADIUS and np.count_nonzero(edges) > edges.size * _MOST_EDGES
-        found = None if crowded else _Search(edges, radius, space).run()
+        found = _Search(edges, kernel_size // 2, space).run()
     return _maxima_of_whole(edges, kernel_size, space) if found is None else found
 
 
@@ -86,7 +79,6 @@ class _Search:
     def __init__(self, edges: np.ndarray, radius: int, space: Workspace) -> None:
         self.edges, self.radius, self.space = edges, radius, space
         self.height, self.width = edges.shape
-        self.mask = cv2.DIST_MASK_PRECISE if radius < _SMALL_RADIUS else cv2.DIST_MASK_5
         self.upper = self._block_distances()
         self.padded, self.padded_blocks = space.padded(radius)
         self.exact = self._inside(self.padded)
@@ -124,15 +116,15 @@ class _Search:
             edges = self.space.even
         pairs = np.bitwise_or(edges[0::2], edges[1::2], out=self.space.row_pairs)
         clear = (pairs.view(np.uint16) == 0).view(np.uint8)
-        halved = _transform(clear, self.mask, self.space.halved)
-        upper = np.multiply(halved, _SCALES[self.mask][0], out=self.space.upper)
+        halved = _transform(clear, cv2.DIST_MASK_5, self.space.halved)
+        upper = np.multiply(halved, _AT_MOST, out=self.space.upper)
         return np.add(upper, _ROOT2, out=upper)
 
     def _promising_blocks(self) -> np.ndarray:
         """Flat indices of the blocks that, by the bounds, may hold a pixel no other of its window exceeds."""
         # A pixel's window meets all blocks up to radius // 2 away.
         highest = self._highest_around(self.space.halved, self.radius // 2)
-        np.multiply(highest, _SCALES[self.mask][1], out=highest)
+        np.multiply(highest, _AT_LEAST, out=highest)
         np.subtract(highest, _ROOT2, out=highest)
         return np.flatnonzero(self.upper >= highest)
 
@@ -146,7 +138,7 @@ class _Search:
         upper = self.upper.reshape(-1)
         corner = np.sqrt(self.distances.at(2 * top, 2 * left, upper[blocks]))
         upper[blocks] = np.minimum(upper[blocks], corner + _ROOT2)
-        lower = np.multiply(self.space.halved, _SCALES[self.mask][1], out=self.space.halved)
+        lower = np.multiply(self.space.halved, _AT_LEAST, out=self.space.halved)
         np.subtract(lower, _ROOT2, out=lower)
         lower.reshape(-1)[blocks] = corner
         highest = self._highest_around(lower, (self.radius - 1) // 2).reshape(-1)
