@@ -73,6 +73,19 @@ def test_several_runs(tool, work_dir, tmp_path, capsys):
     assert out.read_text().startswith('<?xml') and 'part: epe 3.000' in capsys.readouterr().out
 
 
+def test_metrics_of_other_packages(tool, tmp_path, capsys):
+    rows = [{'loss': 2.0, 'step': 10}, {'loss': 1.0, 'step': 20}, {'mIoU': 9.0, 'step': 20}]
+    write_start(tmp_path / 'seg', 'now', [*rows, {'loss': 0.9, 'step': 30}, {'mIoU': 8.0, 'step': 30}])
+    heights = []
+    for metric in ('mIoU', 'coco/AP'):
+        out = tmp_path / 'curve.png'
+        assert tool['main']([str(tmp_path / 'seg'), '--out', str(out), '--metric', metric]) == 0
+        heights.append(cv2.imread(str(out)).shape[0])
+    assert heights[0] == pytest.approx(2 * heights[1], abs=2)  # no empty panel where there is no metric
+    text = capsys.readouterr().out
+    assert 'seg: mIoU 9.000 at iteration 20, last 8.000 at 30\n' in text and 'no validation' in text
+
+
 def test_bad_input_is_one_line(tool, tmp_path, capsys):
     out = str(tmp_path / 'c.png')
     assert tool['main']([str(tmp_path), '--out', out]) == 2

@@ -2,6 +2,7 @@
 
     python tools/analysis_tools/plot_curve.py work_dirs/NAME --out curve.png
     python tools/analysis_tools/plot_curve.py work_dirs/A work_dirs/B --labels few many --out two.png
+    python tools/analysis_tools/plot_curve.py work_dirs/SEG --metric mIoU --out segmentation.png
 
 A RUN is a work directory (a resumed run is read as one) or a scalars json file of mmengine.
 """
@@ -39,7 +40,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('runs', nargs='+', type=Path, metavar='RUN', help='work directories or json files')
     parser.add_argument('--out', type=Path, required=True, help='picture to write: .png, .svg or .pdf')
     parser.add_argument('--labels', nargs='+', help='names of the runs (default: their folders)')
-    parser.add_argument('--metric', choices=sorted(METRICS), default='epe', help='default: epe')
+    parser.add_argument(
+        '--metric',
+        default='epe',
+        help=f'{", ".join(METRICS)}, or a key of the validation log, such as mIoU; default: epe',
+    )
     parser.add_argument('--title', help='line above the picture')
     args = parser.parse_args(argv)
     if args.labels and len(args.labels) != len(args.runs):
@@ -47,6 +52,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.out.suffix not in ('.png', '.svg', '.pdf'):
         parser.error(f'--out is {args.out}; expected a name that ends in .png, .svg or .pdf')
     return args
+
+
+def metric_key(metric: str) -> str:
+    """What a metric of the network is called in the log."""
+    return f'{NETWORK}/{metric}' if metric in METRICS else metric
 
 
 def scalar_files(run: Path) -> list[Path]:
@@ -102,6 +112,8 @@ def read_run(files: Sequence[Path]) -> Series:
 
 def baselines(run: Series, metric: str) -> dict[str, float]:
     """The baselines' errors in a run: name -> value, the best first. They do not change while training."""
+    if metric not in METRICS:
+        return {}
     found = {
         key.removesuffix(f'/{metric}'): float(values[-1])
         for key, (_, values) in run.items()
@@ -117,11 +129,11 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def draw(runs: dict[str, Series], metric: str, title: str | None, suffix: str) -> bytes:
-    """Draw the runs: the loss above, the validation metric below.
+    """Draw the runs: the loss above, the validation metric below if any run has it.
 
     Args:
         runs: label -> series.
-        metric: key of ``METRICS``.
+        metric: key of ``METRICS``, or of the log.
         title: line above, or None.
         suffix: 'png', 'svg' or 'pdf'.
 
@@ -131,9 +143,12 @@ def draw(runs: dict[str, Series], metric: str, title: str | None, suffix: str) -
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.5, 6.5), layout='constrained')
+    key = metric_key(metric)
+    rows = 2 if any(key in run for run in runs.values()) else 1
+    figure = Figure(figsize=(7.5, 3.25 * rows), layout='constrained')
     FigureCanvasAgg(figure)
-    above, below = figure.subplots(2, 1, sharex=True)
+    panels = list(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0])
+    above, below = panels[0], panels[-1]
     references = [baselines(run, metric) for run in runs.values()]
     for number, (label, run) in enumerate(runs.items()):
         colour = COLOURS[number % len(COLOURS)]
@@ -141,8 +156,8 @@ def draw(runs: dict[str, Series], metric: str, title: str | None, suffix: str) -
             steps, loss = run['loss']
             above.plot(steps, loss, color=colour, alpha=0.25, linewidth=0.8)
             above.plot(steps, smooth(loss, max(1, len(loss) // 40)), color=colour, linewidth=1.6, label=label)
-        if f'{NETWORK}/{metric}' in run:
-            steps, values = run[f'{NETWORK}/{metric}']
+        if key in run:
+            steps, values = run[key]
             below.plot(steps, values, color=colour, marker='o', markersize=3.5, linewidth=1.6, label=label)
         for kind, (name, value) in enumerate(sorted(baselines(run, metric).items())):
             # Runs on the same data and guidance share a baseline: it is drawn once, and in grey.
@@ -153,15 +168,15 @@ def draw(runs: dict[str, Series], metric: str, title: str | None, suffix: str) -
                 color='#555555' if same else colour, dashes=DASHES[kind % len(DASHES)], linewidth=1.1
             )
             below.axhline(value, label=f'{name} {value:.2f}', **style)
-    above.set_ylabel('training loss')
-    below.set_ylabel(f'validation {METRICS[metric]}')
+    below.set_ylabel(f'validation {METRICS.get(metric, metric)}')
+    above.set_ylabel('training loss')  # after the other: they may be one
     below.set_xlabel('iteration')
-    for axes in (above, below):
+    for axes in panels:
         axes.grid(alpha=0.25)
         axes.spines[['top', 'right']].set_visible(False)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8, loc='best', ncols=2, framealpha=0.85, edgecolor='none')
-    if metric != 'bin_acc':
+    if rows == 2 and metric in METRICS and metric != 'bin_acc':
         # The first validations may be far off; what counts lies around the baselines.
         highest = below.get_ylim()[1]
         worst = max((value for one in references for value in one.values()), default=0)
@@ -174,12 +189,13 @@ def draw(runs: dict[str, Series], metric: str, title: str | None, suffix: str) -
 
 
 def describe(label: str, run: Series, metric: str) -> str:
-    """One line: the best validation of a run beside its baselines."""
-    key = f'{NETWORK}/{metric}'
+    """One line: the best validation of a run beside its baselines; of unknown metrics the highest is best."""
+    key = metric_key(metric)
     if key not in run or not np.isfinite(run[key][1]).any():
         return f'{label}: no validation in its log'
     steps, values = run[key]
-    best = int(np.nanargmax(values) if metric == 'bin_acc' else np.nanargmin(values))
+    rising = metric == 'bin_acc' or metric not in METRICS
+    best = int(np.nanargmax(values) if rising else np.nanargmin(values))
     others = ' | '.join(f'{name} {value:.3f}' for name, value in baselines(run, metric).items())
     last = '' if best == len(values) - 1 else f', last {values[-1]:.3f} at {steps[-1]}'
     return f'{label}: {metric} {values[best]:.3f} at iteration {steps[best]}{last} | {others}'.removesuffix(
@@ -196,13 +212,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         runs = {label: read_run(scalar_files(run)) for label, run in zip(labels, args.runs, strict=True)}
         empty = [
-            label
-            for label, run in runs.items()
-            if 'loss' not in run and f'{NETWORK}/{args.metric}' not in run
+            label for label, run in runs.items() if 'loss' not in run and metric_key(args.metric) not in run
         ]
         if empty:
             raise ValueError(
-                f'{empty[0]}: neither loss nor {NETWORK}/{args.metric} in its log; nothing to draw'
+                f'{empty[0]}: neither loss nor {metric_key(args.metric)} in its log; nothing to draw'
             )
         picture = draw(runs, args.metric, args.title, args.out.suffix[1:])
         args.out.parent.mkdir(parents=True, exist_ok=True)
