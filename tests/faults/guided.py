@@ -1,6 +1,6 @@
 """Lets atheris, a fuzzer guided by coverage, feed one reader: ``python -m tests.faults.guided GROUP PLACE``.
 
-Started by ``tests.faults.fuzz --engine atheris``; what follows are options of libFuzzer. It stops at the first
+Started by ``tests.faults.fuzz --engine atheris``; what follows are libFuzzer's options. It stops at the first
 fault, with an exit code that is not 0.
 """
 

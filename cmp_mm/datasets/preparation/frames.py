@@ -105,6 +105,8 @@ class FrameReader:
             # Slices only, unless this video may use more cores: one decoder per worker is enough.
             context.thread_type = 'AUTO' if self._threads > 1 else 'SLICE'
             context.thread_count = self._threads
+            # What frames themselves claim, whatever the file says of them.
+            context.options = {**context.options, 'max_pixels': str(MAX_PIXELS)}
             rate = float(stream.average_rate or stream.guessed_rate or 25)
             length = _stated_length(container, stream)
             resizer = _VideoResizer(self._settings.short_side)

@@ -134,6 +134,8 @@ def _prepare_share(
             sizes[source.name] = fingerprint['bytes']
             if store.finished(source.name, fingerprint):
                 finished.add(source.name)
+                # A run killed right after the record did not come to it.
+                store.drop_journal(source.name)
             else:
                 # So that no other process takes an outdated record for this video being ready.
                 store.record_path(source.name).unlink(missing_ok=True)

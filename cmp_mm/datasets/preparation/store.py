@@ -179,6 +179,10 @@ class Store:
             _flush_file_system(self.out)
         content = dump_json({**record, 'settings': self.digest})
         write_whole([(self.record_path(video), content)], flush=True)
+        self.drop_journal(video)
+
+    def drop_journal(self, video: str) -> None:
+        """Remove the journal of a finished video."""
         self._part_path(video).unlink(missing_ok=True)
 
     def clear(self, video: str) -> None:

@@ -81,13 +81,13 @@ def install_command() -> str:
 
 def _load(network, path: str | os.PathLike, what: str) -> None:
     """Load a bare state dict, as data only, and refuse one of another network."""
-    import pickle
-
     import torch
 
     try:
         state = torch.load(path, map_location='cpu', weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError):  # torch's text advises to open it as a program
+    except OSError:
+        raise
+    except Exception:  # torch answers broken bytes with a dozen kinds of errors, and some advise to trust them
         raise ValueError(f'{path}: not a weights file, or one that holds more than tensors') from None
     try:
         network.load_state_dict(state)
