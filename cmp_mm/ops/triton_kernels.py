@@ -8,7 +8,7 @@ With ``TRITON_INTERPRET=1`` set before the first import the kernel runs on the C
 """
 
 import math
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import torch
@@ -54,6 +54,7 @@ def _loss_kernel(
     width,
     axes,
     cells_x,
+    cells,
     BINS: tl.constexpr,
     TILE: tl.constexpr,
     TINY: tl.constexpr,
@@ -61,7 +62,10 @@ def _loss_kernel(
     HAS_VALID: tl.constexpr,
     WITH_GRAD: tl.constexpr,
 ):
-    cell, image, share = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    # Cells and images share the first axis of the grid: the others end at 65,535.
+    program, share = tl.program_id(0), tl.program_id(1)
+    image = program // cells
+    cell = program % cells
     cell_y = cell // cells_x
     cell_x = cell % cells_x
     y0 = tl.load(start_y + cell_y) + share * MAX_ROWS
@@ -142,9 +146,8 @@ def _loss_kernel(
             sum_y += slope
             sum_xy += slope * part_x[None, :]
 
-    program = (share * tl.num_programs(1) + image) * tl.num_programs(0) + cell
     LN2: tl.constexpr = 0.6931471805599453
-    tl.store(partial + program, tl.sum(loss, axis=0) * LN2)
+    tl.store(partial + share * tl.num_programs(0) + program, tl.sum(loss, axis=0) * LN2)
     if WITH_GRAD:
         to11 = tl.sum(sum_xy, axis=1)
         to01 = tl.sum(sum_x, axis=1) - to11
@@ -155,7 +158,8 @@ def _loss_kernel(
         tl.atomic_add(grad + at11 + plane, to11, mask=real_bin)
 
 
-@lru_cache(maxsize=64)
+# Never dropped: a table freed here could be overwritten while a kernel on another stream still reads it.
+@cache
 def _cells(nodes: int, size: int, device: torch.device) -> tuple[Tensor, float, int, int]:
     """First pixel of each cell of an axis, pixel-to-node scale, cells, and the most pixels of a cell."""
     count = max(nodes - 1, 1)
@@ -183,7 +187,8 @@ class TritonLoss(torch.autograd.Function):
         start_y, scale_y, cells_y, tallest = _cells(h, height, logits.device)
         start_x, scale_x, cells_x, _ = _cells(w, width, logits.device)
         padded = triton.next_power_of_2(num_bins)
-        programs = (cells_y * cells_x, images, math.ceil(tallest / MAX_ROWS))
+        cells = cells_y * cells_x
+        programs = (cells * images, math.ceil(tallest / MAX_ROWS))
         partial = torch.empty(math.prod(programs), dtype=torch.float32, device=logits.device)
         with torch.cuda.device_of(values):
             _loss_kernel[programs](
@@ -203,6 +208,7 @@ class TritonLoss(torch.autograd.Function):
                 width,
                 axes,
                 cells_x,
+                cells,
                 BINS=padded,
                 TILE=max(2, TILE_ELEMENTS // padded),
                 TINY=TINY,

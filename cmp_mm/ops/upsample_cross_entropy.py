@@ -37,6 +37,11 @@ def upsample_cross_entropy(
         ValueError: shapes that do not fit, an unknown ``impl``, or (on the CPU, where looking costs
             nothing) a valid target outside the bins.
     """
+    if torch.compiler.is_compiling():
+        # Nothing here is torch's to compile: traced, it would be cut into a dozen graphs.
+        from .uncompiled import upsample_cross_entropy as outside_graphs
+
+        return outside_graphs(logits, target, num_bins, valid, impl)
     _check(logits, target, num_bins, valid, impl)
     if impl == 'auto':
         impl = _choose(logits)

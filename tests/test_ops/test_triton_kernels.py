@@ -19,14 +19,20 @@ from cmp_mm.ops import triton_kernels
 # The interpreter takes its time per step: fewer, larger ones.
 triton_kernels.TILE_ELEMENTS = 2048
 
-def run(impl, logits, target, bins, valid):
+def run(impl, logits, target, bins, valid, laid_out=lambda leaf: leaf):
     leaf = logits.clone().requires_grad_()
-    value = loss(leaf, target, bins, valid, impl=impl)
+    value = loss(laid_out(leaf), target, bins, valid, impl=impl)
     (value * 0.5).backward()
     return value.detach(), leaf.grad
 
+def channels_last(leaf):
+    return leaf.to(memory_format=torch.channels_last)
+
+def strided(leaf):
+    return leaf.repeat_interleave(2, dim=3)[..., ::2]
+
 def errors(nodes, size, bins, axes=2, spread=4.0, masked=False, dtype=torch.float32, integer=torch.int64,
-           batch=1):
+           batch=1, laid_out=lambda leaf: leaf, autocast=False):
     generator = torch.Generator().manual_seed(0)
     logits = (torch.randn(batch, axes * bins, *nodes, generator=generator) * spread).to(dtype)
     target = torch.randint(0, bins, (batch, axes, *size), generator=generator)
@@ -34,7 +40,14 @@ def errors(nodes, size, bins, axes=2, spread=4.0, masked=False, dtype=torch.floa
     if masked:
         target = torch.where(valid[:, None], target, 77 if integer == torch.int64 else 0)
     exact = run('reference', logits.double(), target, bins, valid)
-    found = run('triton', logits, target.to(integer), bins, valid)
+    target = target.to(integer)
+    if laid_out(logits) is not logits:
+        # Every second pixel of something wider, rows and columns swapped.
+        target = target.transpose(2, 3).repeat_interleave(2, dim=3)[..., ::2].transpose(2, 3)
+        valid = None if valid is None else valid.transpose(1, 2).contiguous().transpose(1, 2)
+        assert not target.is_contiguous() and not laid_out(logits).is_contiguous()
+    with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+        found = run('triton', logits, target, bins, valid, laid_out)
     no_grad = loss(logits, target, bins, valid, impl='triton')
     return dict(
         loss=abs(found[0] - exact[0]).item() / max(1e-6, abs(exact[0]).item()),
@@ -58,7 +71,23 @@ results = dict(
     tall_cell=errors((2, 2), (150, 3), 3),
     spread_500=errors((2, 3), (12, 13), 9, spread=500.0),
     bfloat16=errors((2, 3), (8, 9), 7, dtype=torch.bfloat16),
+    float16=errors((2, 3), (8, 9), 7, dtype=torch.float16),
     int16_target=errors((2, 3), (8, 9), 7, integer=torch.int16),
+    channels_last=errors((2, 3), (8, 9), 7, laid_out=channels_last, masked=True, batch=2),
+    strided=errors((2, 3), (8, 9), 7, laid_out=strided, masked=True),
+    autocast=errors((2, 3), (8, 9), 7, autocast=True),
+)
+
+from cmp_mm.models import QuantizedFlowCodec
+codec = QuantizedFlowCodec(99, 50.0)
+flow = torch.tensor([-50.0, 50.0, -49.9999, 49.9999, -1e9, 1e9, 0.0, 49.0]).repeat(2, 1).view(1, 2, 2, 4)
+bins = codec.encode(flow)
+assert bins.min() == 0 and bins.max() == 98
+logits = torch.randn(1, 198, 2, 2, generator=torch.Generator().manual_seed(1)) * 20
+exact, found = run('reference', logits.double(), bins, 99, None), run('triton', logits, bins, 99, None)
+results['ends_of_the_range'] = dict(
+    loss=abs(found[0] - exact[0]).item() / exact[0].item(),
+    grad=((found[1] - exact[1]).abs().max() / exact[1].abs().max()).item(), no_grad=0, dtype='torch.float32',
 )
 
 far = torch.full((1, 6, 1, 2), -1000.0)
@@ -101,6 +130,10 @@ def interpreted():
         'three_axes',
         'tall_cell',
         'int16_target',
+        'channels_last',
+        'strided',
+        'autocast',
+        'ends_of_the_range',
         'nothing_valid',
     ],
 )
@@ -122,31 +155,43 @@ def test_logits_of_a_thousand(interpreted, case):
     assert interpreted[case]['grad'] <= 1e-3
 
 
-def test_half_precision_logits(interpreted):
-    """Computed in float32; only the gradient that is handed back is rounded to bfloat16."""
-    errors = interpreted['bfloat16']
-    assert errors['loss'] <= 1e-6 and errors['grad'] <= 2**-8
-    assert errors['dtype'] == 'torch.bfloat16'
+@pytest.mark.parametrize(('case', 'rounding'), [('bfloat16', 2**-8), ('float16', 2**-11)])
+def test_half_precision_logits(interpreted, case, rounding):
+    """Computed in float32; only the gradient that is handed back is rounded."""
+    errors = interpreted[case]
+    assert errors['loss'] <= 1e-6 and errors['grad'] <= rounding
+    assert errors['dtype'] == f'torch.{case}'
 
 
-def test_kernel_compiles_for_hopper():
-    """What the interpreter accepts the compiler may refuse; it needs no GPU to say so."""
+@pytest.mark.parametrize('variant', ['all', 'loss alone', 'one node and axis'])
+def test_kernel_compiles_for_hopper(variant):
+    """What the interpreter accepts the compiler may refuse; it needs no GPU to say so.
+
+    Triton makes constants of arguments that are 1, which turns some expressions into others.
+    """
     code = """
+import sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from cmp_mm.ops.triton_kernels import _loss_kernel
 pointers = dict(logits='*fp32', target='*i64', valid='*u8', grad='*fp32', partial='*fp32', start_y='*i32')
 numbers = dict(start_x='*i32', scale_y='fp32', scale_x='fp32')
-numbers |= dict.fromkeys(('bins', 'h', 'w', 'height', 'width', 'axes', 'cells_x'), 'i32')
-constants = dict(BINS=128, TILE=4, TINY=1e-25, MAX_ROWS=64, HAS_VALID=True, WITH_GRAD=True)
+numbers |= dict.fromkeys(('bins', 'h', 'w', 'height', 'width', 'axes', 'cells_x', 'cells'), 'i32')
+variant = sys.argv[1]
+more = variant != 'loss alone'
+constants = dict(BINS=128, TILE=4, TINY=1e-25, MAX_ROWS=64, HAS_VALID=more, WITH_GRAD=more)
+if variant == 'one node and axis':
+    pointers['target'] = '*i16'
+    constants |= dict.fromkeys(('h', 'w', 'axes', 'cells_x', 'cells'), 1)
 signature = pointers | numbers | dict.fromkeys(constants, 'constexpr')
 source = ASTSource(fn=_loss_kernel, signature=signature, constexprs=constants)
 binary = triton.compile(source, target=GPUTarget('cuda', 90, 32), options=dict(num_warps=1))
 assert len(binary.asm['cubin']) > 1000
 """
     environment = {key: value for key, value in os.environ.items() if key != 'TRITON_INTERPRET'}
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=environment)
+    command = [sys.executable, '-c', code, variant]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -160,18 +205,141 @@ def test_cpu_logits_are_refused_in_one_clear_sentence():
         upsample_cross_entropy(logits.double(), target, 2, impl='triton')
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
-@pytest.mark.parametrize(('nodes', 'size'), [((12, 12), (384, 384)), ((40, 40), (320, 320))])
-def test_on_a_gpu(nodes, size):
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+
+
+def on_both(logits, target, bins, valid=None, found_by=None, dtype=torch.float32, **layout):
+    """Loss and gradient in float64 on the CPU, and on the GPU: the largest relative differences."""
     from cmp_mm.ops import upsample_cross_entropy
 
-    torch.manual_seed(0)
-    logits = torch.randn(1, 198, *nodes) * 4
-    target = torch.randint(0, 99, (1, 2, *size))
+    logits = logits.to(dtype)
     exact = logits.double().requires_grad_()
-    upsample_cross_entropy(exact, target, 99, impl='reference').backward()
-    found = logits.cuda().requires_grad_()
-    upsample_cross_entropy(found, target.cuda(), 99).backward()
+    wanted = upsample_cross_entropy(exact, target, bins, valid, impl='reference')
+    wanted.backward()
+    leaf = logits.cuda().requires_grad_()
+    known = None if valid is None else valid.cuda()
+    loss = (found_by or upsample_cross_entropy)(leaf.to(**layout), target.cuda(), bins, known)
+    loss.backward()
+    assert leaf.grad.dtype == dtype and loss.dtype == torch.float32
     scale = exact.grad.abs().max().item()
-    assert (found.grad.cpu() - exact.grad).abs().max().item() <= 1e-5 * scale
+    return (
+        abs(loss.item() - wanted.item()) / max(1e-6, abs(wanted.item())),
+        (leaf.grad.cpu().double() - exact.grad).abs().max().item() / scale,
+    )
+
+
+def problem(nodes, size, batch=1, bins=99, spread=4.0, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(batch, 2 * bins, *nodes, generator=generator) * spread
+    target = torch.randint(0, bins, (batch, 2, *size), generator=generator)
+    valid = torch.rand(batch, *size, generator=generator) > 0.4
+    return logits, target, bins, valid
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize('masked', [False, True])
+@pytest.mark.parametrize(
+    ('nodes', 'size'),
+    [
+        ((12, 12), (384, 384)),
+        ((40, 40), (320, 320)),
+        ((5, 7), (51, 33)),
+        ((1, 1), (6, 5)),
+        ((2, 1), (300, 1)),
+    ],
+)
+def test_loss_and_gradient_on_a_gpu(nodes, size, masked):
+    logits, target, bins, valid = problem(nodes, size)
+    loss, grad = on_both(logits, target, bins, valid if masked else None)
+    assert loss <= 1e-5 and grad <= 1e-5
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize(('dtype', 'rounding'), [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)])
+def test_half_precision_and_channels_last_on_a_gpu(dtype, rounding):
+    case = problem((6, 8), (48, 64), batch=2)
+    loss, grad = on_both(*case, dtype=dtype, memory_format=torch.channels_last)
+    assert loss <= 1e-5 and grad <= rounding
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_logits_far_apart_on_a_gpu():
+    loss, grad = on_both(*problem((4, 5), (64, 70), spread=500.0))
+    assert loss <= 1e-5 and grad <= 1e-3
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_more_images_than_a_grid_axis_holds_on_a_gpu():
+    """65,535 is the most of every axis but the first."""
+    loss, grad = on_both(*problem((2, 2), (3, 3), batch=40_000, bins=3))
+    assert loss <= 1e-5 and grad <= 1e-5
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_more_logits_than_an_int32_counts_on_a_gpu():
+    """Only the last image has valid pixels: an offset that wraps would read another's logits."""
+    from cmp_mm.ops import upsample_cross_entropy
+
+    batch, bins, nodes = 2200, 99, (72, 72)
+    if batch * 2 * bins * nodes[0] * nodes[1] * 16 > torch.cuda.mem_get_info()[0] * 0.9:
+        pytest.skip('needs 40 GB of GPU memory')
+    logits = torch.zeros(batch, 2 * bins, *nodes, device='cuda')
+    assert logits.numel() > 2**31
+    one, target, _, _ = problem(nodes, (72, 72))
+    logits[-1:] = one.cuda()
+    targets = torch.zeros(batch, 2, 72, 72, dtype=torch.int16, device='cuda')
+    targets[-1:] = target.cuda()
+    valid = torch.zeros(batch, 72, 72, dtype=torch.bool, device='cuda')
+    valid[-1] = True
+    logits.requires_grad_()
+    loss = upsample_cross_entropy(logits, targets, bins, valid)
+    loss.backward()
+    leaf = one.cuda().requires_grad_()
+    wanted = upsample_cross_entropy(leaf, target.cuda(), bins)
+    wanted.backward()
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
+    torch.testing.assert_close(logits.grad[-1:], leaf.grad, rtol=1e-4, atol=1e-7)
+    assert not logits.grad[:-1].any()
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_other_streams_autocast_and_compiled_code_on_a_gpu():
+    from cmp_mm.ops import upsample_cross_entropy
+
+    case = problem((6, 8), (48, 64), batch=2)
+
+    def on_a_stream(*arguments):
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            loss = upsample_cross_entropy(*arguments)
+        torch.cuda.current_stream().wait_stream(stream)
+        return loss
+
+    def under_autocast(*arguments):
+        with torch.autocast('cuda', torch.bfloat16):
+            return upsample_cross_entropy(*arguments)
+
+    compiled = torch.compile(lambda logits, *others: upsample_cross_entropy(logits * 1.0, *others))
+    for way in (on_a_stream, under_autocast, compiled):
+        loss, grad = on_both(*case, found_by=way)
+        assert loss <= 1e-5 and grad <= 1e-5
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason='needs two CUDA devices')
+def test_a_device_that_is_not_the_current_one():
+    from cmp_mm.ops import upsample_cross_entropy
+
+    logits, target, bins, valid = problem((6, 8), (48, 64))
+    first, second = (
+        upsample_cross_entropy(logits.to(device), target.to(device), bins, valid.to(device))
+        for device in ('cuda:0', 'cuda:1')
+    )
+    assert second.device.index == 1 and second.item() == pytest.approx(first.item(), rel=1e-6)

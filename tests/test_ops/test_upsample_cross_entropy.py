@@ -153,6 +153,43 @@ def test_blocked_equals_plain_on_random_logits_of_a_thousand():
 
 
 @pytest.mark.parametrize('impl', ['reference', 'blocked'])
+def test_ends_of_the_flow_range(impl):
+    """Flow at and beyond +-50 falls into the first and last bin, and its gradient with it."""
+    from cmp_mm.models import QuantizedFlowCodec
+
+    flow = torch.tensor([-50.0, 50.0, -49.9999, 49.9999, -1e9, 1e9, 0.0, 49.0]).repeat(2, 1).view(1, 2, 2, 4)
+    target = QuantizedFlowCodec(99, 50.0).encode(flow)
+    assert target[0, 0].flatten().tolist() == [0, 98, 0, 98, 0, 98, 49, 98]
+    logits, _, _ = problem(17, batch=1, bins=99, nodes=(2, 2), spread=20.0)
+    leaf = logits.double().requires_grad_()
+    exact = by_its_words(leaf, target, 99)
+    exact.backward()
+    assert_close(run(impl, logits, target, 99), (exact.detach(), leaf.grad))
+
+
+def test_compiled_code_leaves_the_loss_alone():
+    """One break in the graph, not one per line of NumPy; values and gradients stay the same."""
+    logits, target, valid = problem(18, bins=5, nodes=(2, 3), size=(7, 8))
+    graphs = []
+
+    def keep(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    def doubled(values):
+        return upsample_cross_entropy(values * 2, target, 5, valid) * 3
+
+    leaf = logits.clone().requires_grad_()
+    loss = torch.compile(doubled, backend=keep)(leaf)
+    loss.backward()
+    assert len(graphs) == 2
+    again = logits.clone().requires_grad_()
+    wanted = doubled(again)
+    wanted.backward()
+    assert torch.equal(loss, wanted) and torch.equal(leaf.grad, again.grad)
+
+
+@pytest.mark.parametrize('impl', ['reference', 'blocked'])
 def test_ignored_pixels_do_not_matter(impl):
     logits, target, valid = problem(4)
     expected = run(impl, logits, target, 7, valid)
