@@ -176,9 +176,42 @@ def test_bad_input_is_one_clear_sentence(change, message):
         sample_guidance_batched(**arguments)
 
 
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+
+
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
-def test_on_a_gpu():
-    flows = random_flows(11, 4, 384, 384)
-    for points, flow in zip(watershed_candidates_batched(to_torch(flows).cuda(), 41), flows, strict=True):
-        np.testing.assert_array_equal(points.cpu().numpy(), watershed_candidates_reference(flow, 41))
+@needs_gpu
+@pytest.mark.parametrize('kernel_size', [15, 41, 81])
+@pytest.mark.parametrize('size', [(384, 384), (131, 70), (830, 60)])
+def test_candidates_on_a_gpu(size, kernel_size):
+    flows = random_flows(11, 4, *size)
+    flows[1] = 2.5  # no edge
+    flows[2, 20:40, 10:50] = np.nan
+    found = watershed_candidates_batched(to_torch(flows).cuda(), kernel_size)
+    for points, flow in zip(found, flows, strict=True):
+        assert points.is_cuda
+        np.testing.assert_array_equal(points.cpu().numpy(), watershed_candidates_reference(flow, kernel_size))
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize('file', GOLDEN, ids=lambda file: file.stem)
+def test_reference_points_on_a_gpu(file):
+    golden = np.load(file)
+    flow = to_torch(golden['flow'][None].astype(np.float32)).cuda()
+    for kernel_size in (15, 41, 81):
+        (points,) = watershed_candidates_batched(flow, kernel_size)
+        np.testing.assert_array_equal(points.cpu().numpy(), golden[f'watershed_k{kernel_size}'])
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_whole_draw_on_a_gpu():
+    flows = random_flows(12, 3, 200, 220)
+    valid = np.random.default_rng(0).random((3, 200, 220)) > 0.3
+    found = sample_guidance_batched(
+        to_torch(flows).cuda(), PAPER, 40, seeds=[1, 2, 3], valid=torch.from_numpy(valid).cuda()
+    )
+    for i, points in enumerate(found):
+        expected = sample_points(flows[i], PAPER, 40, np.random.default_rng(1 + i), valid[i])
+        np.testing.assert_array_equal(points.cpu().numpy(), expected)
