@@ -1,5 +1,6 @@
 """What a sample carries beside its image: the flow, the guidance and, later, the prediction."""
 
+import torch
 from mmengine.structures import BaseDataElement
 
 
@@ -20,3 +21,14 @@ class FlowDataSample(BaseDataElement):
 
     Metainfo: ``img_path``, ``flow_path``, ``video``, ``ori_shape``, ``img_shape``, ``sample_idx``.
     """
+
+    def pin_memory(self) -> 'FlowDataSample':
+        """The sample in page-locked memory, from which copies to a GPU need not wait.
+
+        A ``DataLoader`` with ``pin_memory=True`` calls it; other containers' tensors it finds by itself.
+        """
+        pinned = self.new()
+        for key, value in self.items():
+            if isinstance(value, torch.Tensor):
+                pinned.set_data({key: value.pin_memory()})
+        return pinned

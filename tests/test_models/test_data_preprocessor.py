@@ -154,3 +154,24 @@ def test_points_that_come_with_a_sample_are_kept_and_bad_strategies_refused():
     assert out['inputs']['guidance'][0, 2].sum() == 1
     with pytest.raises(ValueError, match='odd'):
         FlowDataPreprocessor(guidance=dict(strategies=[dict(type='watershed', kernel_size=8)]))
+
+
+def test_channels_last_is_a_layout_only(flow_batch):
+    plain = FlowDataPreprocessor()(flow_batch((8, 12), (10, 6)))['inputs']
+    laid_out = FlowDataPreprocessor(channels_last=True)(flow_batch((8, 12), (10, 6)))['inputs']
+    for key in ('image', 'guidance'):
+        assert laid_out[key].is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(laid_out[key], plain[key])
+
+
+def test_images_of_one_size_and_of_several_are_normalised_alike(flow_batch):
+    """One size goes through the arithmetic as one batch."""
+    together = FlowDataPreprocessor()(flow_batch((8, 10), (8, 10)))['inputs']
+    for number in (0, 1):
+        batch = flow_batch((8, 10), (8, 10))
+        other = torch.zeros(3, 9, 11, dtype=torch.uint8)
+        batch['inputs']['image'] = [batch['inputs']['image'][number], other]
+        batch['data_samples'] = [batch['data_samples'][number], FlowDataSample()]
+        alone = FlowDataPreprocessor()(batch)['inputs']
+        for key in ('image', 'guidance'):
+            assert torch.equal(together[key][number], alone[key][0, :, :8, :10])

@@ -45,7 +45,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--rounds', type=int, default=10, help='rounds; the two paths alternate')
     parser.add_argument('--size', type=int, nargs=2, default=(384, 384), metavar=('H', 'W'))
     parser.add_argument('--kernel-size', type=int, nargs='+', default=(15, 41, 81), help='windows K')
-    parser.add_argument('--batch', type=int, default=12, help='images of the batched path')
+    parser.add_argument(
+        '--batch', type=int, nargs='+', default=(1, 12, 48), help='images of the batched path'
+    )
+    parser.add_argument('--gpu-only', action='store_true', help='the batched path on the GPU alone')
     parser.add_argument('--json', help='write the figures to this file too')
     return parser.parse_args()
 
@@ -102,22 +105,28 @@ def compare(flows: list[np.ndarray], kernel_size: int, rounds: int) -> dict:
 
 
 def time_batched(flows: list[np.ndarray], batch: int, kernel_size: int, device: str) -> dict:
-    """Wall time of the batched path, whose points must be the plain path's."""
+    """Wall time of the batched path, and of the plain path on as many images, whose points it must find."""
     chosen = [flows[i % len(flows)] for i in range(batch)]
     stacked = torch.from_numpy(np.stack(chosen).transpose(0, 3, 1, 2).copy()).to(device)
     times = []
-    for _ in range(6):
+    for _ in range(3 if device == 'cpu' else 20):
         start = time.perf_counter()
         points = watershed_candidates_batched(stacked, kernel_size)
         if device == 'cuda':
             torch.cuda.synchronize()
         times.append((time.perf_counter() - start) * 1e3)
-    same = all(
-        np.array_equal(one.cpu().numpy(), watershed_candidates_reference(flow, kernel_size))
-        for one, flow in zip(points, chosen, strict=True)
-    )
+    start = time.perf_counter()
+    plain = [watershed_candidates_reference(flow, kernel_size) for flow in flows[:batch]]
+    plain_ms = (time.perf_counter() - start) * 1e3 / len(plain) * batch
+    same = all(np.array_equal(one.cpu().numpy(), plain[i % len(flows)]) for i, one in enumerate(points))
     return dict(
-        device=device, batch=batch, kernel_size=kernel_size, ms=statistics.median(times[1:]), same_points=same
+        device=device,
+        gpu=torch.cuda.get_device_name() if device == 'cuda' else None,
+        batch=batch,
+        kernel_size=kernel_size,
+        ms=statistics.median(times[1:]),
+        plain_ms=plain_ms,
+        same_points=same,
     )
 
 
@@ -140,17 +149,52 @@ def main() -> None:
     args = parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
+    if args.gpu_only and not torch.cuda.is_available():
+        sys.exit('bench_guidance: error: --gpu-only, but torch sees no GPU')
     if args.flow:
         try:
             flows = [read_flow(path)[0] for path in args.flow]
         except (OSError, ValueError) as error:
             sys.exit(f'bench_guidance: error: {error}')
-        sets = {flow.shape: [other for other in flows if other.shape == flow.shape] for flow in flows}
-        rows = [compare(some, k, args.rounds) for some in sets.values() for k in args.kernel_size]
-        growth = []
+        sets = list(
+            {flow.shape: [other for other in flows if other.shape == flow.shape] for flow in flows}.values()
+        )
     else:
-        flows = [scene(*args.size, seed) for seed in range(args.scenes)]
-        rows = [compare(flows, k, args.rounds) for k in args.kernel_size]
+        sets = [[scene(*args.size, seed) for seed in range(args.scenes)]]
+    figures = dict(candidates=[], growth=[], sample_points_ms=None)
+    if not args.gpu_only:
+        figures.update(on_the_cpu(sets, args))
+    batched = []
+    middle = sorted(args.batch)[len(args.batch) // 2]
+    if not args.gpu_only:
+        batched.append(time_batched(sets[0], middle, 41, 'cpu'))
+    if torch.cuda.is_available():
+        batched += [time_batched(sets[0], batch, 41, 'cuda') for batch in args.batch]
+        batched += [time_batched(sets[0], middle, k, 'cuda') for k in args.kernel_size if k != 41]
+    print('\nbatched, wall time, beside the plain path image by image')
+    for row in batched:
+        verdict = 'same points' if row['same_points'] else 'OTHER POINTS'
+        print(
+            f'{row["device"]:>8}{row["batch"]:5} images, K{row["kernel_size"]:3}{row["ms"]:10.2f} ms, plain '
+            f'{row["plain_ms"]:.1f} ms  {verdict}'
+        )
+    if not torch.cuda.is_available():
+        print('    cuda  not run')
+    if args.json:
+        figures.update(
+            batched=batched,
+            processor=platform.processor() or platform.machine(),
+            numpy=np.__version__,
+            opencv=cv2.__version__,
+        )
+        Path(args.json).write_text(json.dumps(figures, indent=2) + '\n')
+
+
+def on_the_cpu(sets: list[list[np.ndarray]], args: argparse.Namespace) -> dict:
+    """Candidates, their growth with the image, and a whole draw of points; printed on the way."""
+    rows = [compare(some, k, args.rounds) for some in sets for k in args.kernel_size]
+    growth = []
+    if not args.flow:
         growth = [
             compare([scene(*size, seed) for seed in range(3)], 41, max(2, args.rounds // 3))
             for size in GROWTH
@@ -164,33 +208,11 @@ def main() -> None:
     rng = np.random.default_rng(0)
     whole = [
         spent(lambda flow=flow: sample_points(flow, strategies, 150, rng))
-        for flow in flows
+        for flow in sets[0]
         for _ in range(args.rounds)
     ]
     print(f'\nsample_points, watershed K 41 and grid 80, thinned and cut: {statistics.median(whole):.2f} ms')
-
-    same_size = [flow for flow in flows if flow.shape == flows[0].shape]
-    batched = [
-        time_batched(same_size, args.batch, 41, device)
-        for device in ('cpu', *(['cuda'] if torch.cuda.is_available() else []))
-    ]
-    print(f'\nbatched, {args.batch} images, K 41, wall time')
-    for row in batched:
-        verdict = 'same points' if row['same_points'] else 'OTHER POINTS'
-        print(f'{row["device"]:>12}{row["ms"]:10.1f} ms  {verdict}')
-    if not torch.cuda.is_available():
-        print('        cuda   not run')
-    if args.json:
-        figures = dict(
-            candidates=rows,
-            growth=growth,
-            sample_points_ms=statistics.median(whole),
-            batched=batched,
-            processor=platform.processor() or platform.machine(),
-            numpy=np.__version__,
-            opencv=cv2.__version__,
-        )
-        Path(args.json).write_text(json.dumps(figures, indent=2) + '\n')
+    return dict(candidates=rows, growth=growth, sample_points_ms=statistics.median(whole))
 
 
 if __name__ == '__main__':

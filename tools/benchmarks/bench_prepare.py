@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import shutil
 import statistics
 import tempfile
@@ -159,8 +160,20 @@ def compare(ways: dict[str, Callable[[], int]], rounds: int, base: str) -> list[
     return rows
 
 
+def children_seconds() -> float:
+    """Processor seconds of the processes started here and ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def scale(video: Path, short_side: int, workers: list[int], folder: Path) -> list[dict]:
-    """Prepare copies of the video with several numbers of workers; their start and the merge are included."""
+    """Prepare copies of the video with several numbers of workers; their start and the merge are included.
+
+    Pairs a second need as many idle cores as workers. What needs none is the processor time: scaling is
+    bounded by what a pair costs more among several workers, and by what the main process does alone.
+    """
+    import cmp_mm.datasets.preparation.contact_sheet  # noqa: F401  # torch with it, which is nobody's share
+
     copies = folder / 'copies'
     copies.mkdir()
     for number in range(2 * max(workers)):
@@ -168,12 +181,21 @@ def scale(video: Path, short_side: int, workers: list[int], folder: Path) -> lis
     rows = []
     for number in workers:
         out = folder / f'out{number}'
-        started = time.perf_counter()
+        started, alone, children = time.perf_counter(), time.process_time(), children_seconds()
         summary = prepare([copies], out, workers=number, short_side=short_side, progress=False)
         seconds = time.perf_counter() - started
+        alone, children = time.process_time() - alone, children_seconds() - children
         pairs = summary['pairs']['total'] + sum(summary['rejected'].values())
         shutil.rmtree(out)
-        rows.append({'workers': number, 'pairs': pairs, 'pairs_per_second': pairs / seconds})
+        rows.append(
+            {
+                'workers': number,
+                'pairs': pairs,
+                'pairs_per_second': pairs / seconds,
+                'processor_ms_per_pair': (alone + children) / pairs * 1e3,
+                'main_process_share': alone / (alone + children),
+            }
+        )
     for row in rows:
         row['times_the_first'] = row['pairs_per_second'] / rows[0]['pairs_per_second']
     return rows
@@ -213,7 +235,8 @@ def main() -> None:
     for row in scaling:
         print(
             f'{row["workers"]:3} workers: {row["pairs_per_second"]:7.1f} pairs/s, '
-            f'{row["times_the_first"]:.2f} times the first'
+            f'{row["times_the_first"]:.2f} times the first; processor ms a pair '
+            f'{row["processor_ms_per_pair"]:.1f}, {row["main_process_share"]:.1%} of it in the main process'
         )
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + '\n')

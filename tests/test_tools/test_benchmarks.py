@@ -1,0 +1,97 @@
+"""The benchmarks' driver, and the training step on the CPU in small: that figures come, not which."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / 'tools' / 'benchmarks'
+
+
+@pytest.fixture(scope='module')
+def driver():
+    return runpy.run_path(str(BENCHMARKS / 'run_all.py'))
+
+
+@pytest.fixture(scope='module')
+def small_step(tmp_path_factory):
+    """What the driver's folder holds after the training step, done with few pairs and steps."""
+    folder = tmp_path_factory.mktemp('bench')
+    command = [
+        sys.executable,
+        str(BENCHMARKS / 'bench_training_step.py'),
+        '--device',
+        'cpu',
+        '--size',
+        'small',
+    ]
+    command += [
+        '--pairs',
+        '3',
+        '--workers',
+        '1',
+        '--seconds',
+        '0',
+        '--least',
+        '1',
+        '--json',
+        str(folder / 'step.json'),
+    ]
+    environment = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(BENCHMARKS.parents[1]))
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def test_training_step_measures_both_ways(small_step):
+    figures = json.loads((small_step / 'step.json').read_text())
+    plain, fast = figures['rows']
+    assert (plain['way'], fast['way'], plain['ratio']) == ('plain', 'fast', 1.0)
+    for row in (plain, fast):
+        assert row['images_per_s'] > 0 and row['images_per_s_from_memory'] > 0
+        assert 0 <= row['waiting'] <= 1 and row['peak_bytes'] is None
+    # Same weights and pairs; only which of two close points goes is drawn anew, and the loss's rounding.
+    assert fast['first_loss'] == pytest.approx(plain['first_loss'], rel=0.05)
+
+
+def test_table_holds_what_was_measured_and_says_what_was_not(driver, small_step):
+    assert driver['main'](['--out', str(small_step), '--table']) == 0
+    lines = (small_step / 'table.md').read_text().splitlines()
+    (row,) = (line for line in lines if 'training step' in line)
+    assert 'ResNet-18 96' in row and 'images/s' in row
+    for benchmark in driver['BENCHMARKS']:
+        assert (f'| {benchmark.name} | not run |' in '\n'.join(lines)) == (benchmark.name != 'step')
+
+
+def test_every_script_is_run(driver):
+    named = {Path(part).name for one in driver['BENCHMARKS'] for part in one.command if part.endswith('.py')}
+    scripts = {path.name for path in BENCHMARKS.glob('bench_*.py')}
+    assert named == scripts - {'bench_annotation.py'}  # which needs a trained network
+
+
+def test_failures_and_time_limits_are_told_and_leave_no_old_figures(driver, tmp_path):
+    def made(code, minutes=1.0):
+        return driver['Benchmark'](
+            'one', [sys.executable, '-c', code, '{json}'], minutes, lambda figures: iter(())
+        )
+
+    (tmp_path / 'one.json').write_text('{}')
+    assert driver['run'](made('raise SystemExit(3)'), tmp_path, None).startswith(
+        'failed with exit code 3, see'
+    )
+    assert not (tmp_path / 'one.json').exists()
+    waits = made('import time; time.sleep(60)')
+    assert driver['run'](waits, tmp_path, 0.005).startswith('stopped after 0 s, see')
+    writes = made('import sys; open(sys.argv[1], "w").write("{}"); print("said")')
+    assert driver['run'](writes, tmp_path, None) == 'done'
+    assert (tmp_path / 'one.json').read_text() == '{}' and (tmp_path / 'one.log').read_text() == 'said\n'
+
+
+def test_unknown_name_is_refused(driver, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        driver['main'](['--out', str(tmp_path), '--only', 'everything'])
+    assert 'everything' in capsys.readouterr().err
