@@ -1,5 +1,7 @@
 import contextlib
 import io
+import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
 from cmp_mm.apis import InputError, read_image, to_rgb_array
 from cmp_mm.apis.images import decode_image, to_rgb_tensor
@@ -87,11 +89,50 @@ def test_unreadable_files_are_named(tmp_path):
         read_image(tmp_path)
 
 
-def test_a_file_that_claims_too_much_is_refused():
-    header = cv2.imencode('.png', np.zeros((1, 1, 3), np.uint8))[1].tobytes()
-    huge = header[:16] + (60000).to_bytes(4, 'big') * 2 + header[24:]
-    with pytest.raises(InputError):
-        decode_image(huge)
+def huge(kind):
+    """A small file of a format whose header claims 31623 x 31623 pixels, about 10^9."""
+    buffer, side = io.BytesIO(), 31623
+    Image.new('RGB', (9, 9), (1, 2, 3)).save(buffer, kind)
+    data = bytearray(buffer.getvalue())
+    if kind == 'png':
+        data[16:24] = struct.pack('>II', side, side)
+        data[29:33] = struct.pack('>I', zlib.crc32(bytes(data[12:29])))
+    elif kind == 'jpeg':
+        place = data.index(b'\xff\xc0')
+        data[place + 5 : place + 9] = struct.pack('>HH', side, side)
+    elif kind == 'gif':
+        data[6:10] = struct.pack('<HH', side, side)
+    elif kind == 'bmp':
+        data[18:26] = struct.pack('<ii', side, side)
+    elif kind == 'tiff':
+        for tag in (256, 257):
+            for given in (3, 4):  # a short or a long
+                data = data.replace(
+                    struct.pack('<HHII', tag, given, 1, 9), struct.pack('<HHII', tag, 4, 1, side)
+                )
+    elif kind == 'ppm':
+        data = data.replace(b'9 9', b'31623 31623')
+    elif kind == 'tga':
+        data[12:16] = struct.pack('<HH', side, side)
+    return bytes(data)
+
+
+@pytest.mark.parametrize('kind', ['png', 'jpeg', 'gif', 'bmp', 'tiff', 'ppm', 'tga'])
+def test_a_huge_claim_is_refused_before_it_is_decoded(kind, monkeypatch):
+    def load(self):
+        raise AssertionError('it was decoded')
+
+    monkeypatch.setattr(ImageFile.ImageFile, 'load', load)
+    with pytest.raises(InputError, match='31623 x 31623 pixels|exceeds limit'):
+        decode_image(huge(kind))
+
+
+def test_formats_that_are_programs_are_refused():
+    """Pillow hands EPS to Ghostscript, which runs what is written in it."""
+    buffer = io.BytesIO()
+    Image.new('RGB', (9, 9)).save(buffer, 'eps')
+    with pytest.raises(InputError, match='no format that is read'):
+        decode_image(buffer.getvalue())
 
 
 @settings(deadline=None, max_examples=150)

@@ -2,6 +2,8 @@
 
 import json
 import os
+import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -111,6 +113,26 @@ def test_mutated_images(tmp_path, content):
         return
     assert results['img'].dtype == np.uint8 and results['img'].shape == (*results['img_shape'], 3)
     assert results['img'].size <= 3 * 1032 * 8 * len(content)
+
+
+@pytest.mark.parametrize('content', IMAGES)
+def test_a_huge_claim_is_refused_before_a_decoder_sees_it(tmp_path, monkeypatch, content):
+    side = 31623  # 10^9 pixels
+    data = bytearray(content)
+    if data[:2] == b'\xff\xd8':
+        place = max(data.find(b'\xff\xc0'), data.find(b'\xff\xc2'))
+        data[place + 5 : place + 9] = struct.pack('>HH', side, side)
+    else:
+        data[16:24] = struct.pack('>II', side, side)
+        data[29:33] = struct.pack('>I', zlib.crc32(bytes(data[12:29])))
+    (tmp_path / 'image').write_bytes(data)
+
+    def decode(*_):
+        raise AssertionError('it was decoded')
+
+    monkeypatch.setattr(cv2, 'imdecode', decode)
+    with pytest.raises(BadSampleError, match='header claims 31623 x 31623 pixels'):
+        LoadImage()(dict(img_path=str(tmp_path / 'image')))
 
 
 @pytest.fixture

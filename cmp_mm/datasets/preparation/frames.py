@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from ..image_header import check_image_header
 from .errors import SourceError
 from .settings import PairSettings
 from .sources import Source, list_frames
@@ -21,8 +22,8 @@ MIN_SIDE = 16
 # A stream that ends this much before its stated end was cut off.
 MISSING_SECONDS = 1.0
 MISSING_SHARE = 0.1
-# What a whole file of this beginning has near its end: JPEG and PNG.
-IMAGE_ENDS = {b'\xff\xd8': b'\xff\xd9', b'\x89PNG': b'IEND'}
+# How the images begin whose headers are checked: JPEG and PNG.
+CHECKED_IMAGES = (b'\xff\xd8', b'\x89PNG')
 
 
 @dataclass
@@ -197,15 +198,14 @@ def _read_image(path: str) -> np.ndarray | None:
     try:
         with open(path, 'rb') as file:
             data = file.read()
-        # A decoder fills the rest of a cut file with grey and says nothing.
-        for start, end in IMAGE_ENDS.items():
-            if data.startswith(start) and end not in data[-4096:]:
-                return None
+        # A decoder fills the rest of a cut file with grey and says nothing, and takes memory for any claim.
+        if data.startswith(CHECKED_IMAGES):
+            check_image_header(data)
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
         if image is None:
             return None
         _check_size(*image.shape[:2])
-    except (OSError, cv2.error, SourceError):
+    except (OSError, ValueError, cv2.error, SourceError):
         return None
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 

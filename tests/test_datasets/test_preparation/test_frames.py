@@ -1,4 +1,7 @@
 import struct
+import subprocess
+import sys
+import zlib
 
 import cv2
 import numpy as np
@@ -6,7 +9,9 @@ import pytest
 
 from cmp_mm.datasets.preparation.errors import SourceError
 from cmp_mm.datasets.preparation.frames import FrameReader, stored_size
+from cmp_mm.datasets.preparation.pool import WorkerPool
 from cmp_mm.datasets.preparation.settings import PairSettings
+from cmp_mm.datasets.preparation.store import Store
 
 UPRIGHT = struct.pack('>9i', 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
 QUARTER_TURN = struct.pack('>9i', 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
@@ -159,3 +164,70 @@ def test_too_small_frames_are_refused(tmp_path, texture, write_video, source_of)
     path = write_video(tmp_path / 'v.avi', [texture[:8, :100]] * 3)
     with pytest.raises(SourceError, match='frames are 100 x 8 pixels; expected sides of at least 16'):
         list(FrameReader(source_of(path), PairSettings()))
+
+
+def chunk(kind, body):
+    return struct.pack('>I', len(body)) + kind + body + struct.pack('>I', zlib.crc32(kind + body))
+
+
+@pytest.fixture
+def claims(texture):
+    """Small files whose headers claim about 10^9 pixels, or more than are read, by name."""
+    side, picture = 31623, texture[:32, :32]
+    jpg, bmp, tiff, gif = (
+        bytearray(cv2.imencode(suffix, picture)[1].tobytes()) for suffix in ('.jpg', '.bmp', '.tiff', '.gif')
+    )
+    place = jpg.index(b'\xff\xc0')
+    jpg[place + 5 : place + 9] = struct.pack('>HH', side, side)
+    bmp[18:26] = struct.pack('<ii', side, side)
+    for tag in (256, 257):  # width and height
+        for kind, form in ((3, '<HHIHH'), (4, '<HHII')):
+            entry = struct.pack(form, tag, kind, 1, 32, *([0] if kind == 3 else []))
+            tiff = tiff.replace(entry, struct.pack('<HHII', tag, 4, 1, side))
+    header = struct.pack('>IIBBBBB', side, side, 8, 2, 0, 0, 0)
+    chunks = ((b'IHDR', header), (b'IDAT', zlib.compress(bytes(999))), (b'IEND', b''))
+    png = b'\x89PNG\r\n\x1a\n' + b''.join(chunk(*one) for one in chunks)
+    files = {'1.jpg': jpg, '2.bmp': bmp, '3.tiff': tiff, '4.png': png}
+    files['5.ppm'] = f'P6 {side} {side} 255\n'.encode() + bytes(3 * 32 * 32)
+    for name, side in (('6.gif', 31623), ('7.gif', 15000)):
+        gif[6:10] = struct.pack('<HH', side, side)
+        files[name] = bytes(gif)
+    return files
+
+
+READ_CLAIMS = """
+import sys
+from pathlib import Path
+from cmp_mm.datasets.preparation.errors import SourceError
+from cmp_mm.datasets.preparation.frames import FrameReader, _read_image
+from cmp_mm.datasets.preparation.settings import PairSettings
+from cmp_mm.datasets.preparation.sources import Source
+
+def peak():
+    # Of the address space: memory that was asked for, whether or not it was used.
+    (line,) = [line for line in open('/proc/self/status') if line.startswith('VmPeak')]
+    return int(line.split()[1]) // 1024
+
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    base = peak()
+    if path.suffix == '.gif':
+        try:
+            found = list(FrameReader(Source(str(path), 'video', 'v', 'v', 'v'), PairSettings(short_side=16)))
+        except SourceError:
+            found = None
+    else:
+        found = _read_image(str(path))
+    print(path.name, 'read' if found else 'refused', 'large' if peak() > base + 300 else 'small')
+"""
+
+
+def test_a_huge_claim_is_refused_before_allocation(tmp_path, claims):
+    folder = tmp_path / 'claims'
+    folder.mkdir()
+    for name, content in claims.items():
+        (folder / name).write_bytes(content)
+    environment = WorkerPool(Store(tmp_path / 'out', PairSettings()), 1, 9.0)._environment(0, 1)
+    done = subprocess.run(
+        [sys.executable, '-c', READ_CLAIMS, str(folder)], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines() == [f'{name} refused small' for name in claims], done.stderr
