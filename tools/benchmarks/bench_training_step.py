@@ -178,10 +178,10 @@ def measure(way: Way, batch: int, args: argparse.Namespace) -> dict:
     """Images a second from memory and from the workers, share of waiting, peak memory, first loss."""
     batches = iter(way.loader)
     kept = [next(batches) for _ in range(2)]
-    if way.device.type == 'cuda':
-        torch.cuda.reset_peak_memory_stats(way.device)
     first = way.step(kept[0]).item()
     memory = way.timed(itertools.cycle(kept), args.seconds, args.least, args.least)
+    if way.device.type == 'cuda':  # only now: cuDNN's search for the best algorithm takes more
+        torch.cuda.reset_peak_memory_stats(way.device)
     # What the workers made while nobody timed them must not count as theirs: as many batches as there are
     # in flight are trained on first.
     fed = way.timed(batches, args.seconds, args.least, 2 * way.workers)
@@ -226,33 +226,37 @@ def profile(way: Way, kept: list[dict]) -> list[dict]:
 
 
 def compare(case: tuple, batch: int, ann_file: Path, args: argparse.Namespace, device: torch.device) -> list:
-    """All ways in turn, ``args.rounds`` times; medians. A batch too large for a way is halved for all."""
+    """All ways in turn, ``args.rounds`` times; medians. A batch too large for a way is halved for it."""
     name, config, _ = case
     config = Config.fromfile(str(CONFIGS / config))
     ways = ['plain', 'fast', *(['compile'] if args.compile else [])]
-    while True:
-        found: dict[str, list[dict]] = {way: [] for way in ways}
-        try:
-            for way in ways * args.rounds:
-                say(f'{name}, batch {batch}: {way} ...')
-                options = dict(OPTIONS[way])
-                if options['guidance'] == 'device':
-                    options['guidance'] = args.guidance
-                built = Way(config, ann_file, batch, device, args.workers, options)
-                found[way].append(measure(built, batch, args))
-                del built
+    found: dict[str, list[dict]] = {way: [] for way in ways}
+    fits = dict.fromkeys(ways, batch)
+    for way in ways * args.rounds:
+        options = dict(OPTIONS[way])
+        if options['guidance'] == 'device':
+            options['guidance'] = args.guidance
+        while True:
+            say(f'{name}, batch {fits[way]}: {way} ...')
+            built = None
+            try:
+                built = Way(config, ann_file, fits[way], device, args.workers, options)
+                found[way].append(measure(built, fits[way], args))
+                break
+            except RuntimeError as error:
+                # Out of memory, or tensors of more elements than some kernel of torch's counts.
+                if device.type != 'cuda' or fits[way] == 1:
+                    raise
+                say(f'{name}, batch {fits[way]}: {way} failed, halved: {str(error).splitlines()[0]}')
+                fits[way] //= 2
+                found[way].clear()
+            finally:
+                built = None
                 if device.type == 'cuda':
                     torch.cuda.empty_cache()
-            break
-        except torch.cuda.OutOfMemoryError:
-            if batch == 1:
-                raise
-            say(f'{name}, batch {batch}: out of memory, halved')
-        torch.cuda.empty_cache()
-        batch //= 2
     rows = []
     for way, several in found.items():
-        row = dict(case=name, way=way, batch=batch, rounds=len(several))
+        row = dict(case=name, way=way, asked=batch, batch=fits[way], rounds=len(several))
         for key, value in several[0].items():
             numbers = isinstance(value, (int, float))
             row[key] = statistics.median(one[key] for one in several) if numbers else several[-1][key]

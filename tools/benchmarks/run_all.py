@@ -87,14 +87,15 @@ def step_rows(figures: dict) -> Iterator[Row]:
     plain = {}
     for row in figures['rows']:
         if row['way'] == 'plain':
-            plain[row['case'], row['batch']] = row
+            plain[row['case'], row['asked']] = row
             continue
-        slow = plain[row['case'], row['batch']]
+        slow = plain[row['case'], row['asked']]
+        batches = ' and '.join(str(one) for one in dict.fromkeys((slow['batch'], row['batch'])))
         peak = ' of '.join(
             f'{one["peak_bytes"] / 2**30:.1f} GiB' for one in (row, slow) if one['peak_bytes'] is not None
         )
         yield (
-            f'training step, {row["case"]}, batch {row["batch"]}, {row["way"]}, {figures["device"]}',
+            f'training step, {row["case"]}, batch {batches}, {row["way"]}, {figures["device"]}',
             f'{slow["images_per_s"]:.1f} images/s',
             f'{row["images_per_s"]:.1f} images/s',
             f'{times(row["ratio"])}; from memory {times(row["ratio_from_memory"])}; waiting '
