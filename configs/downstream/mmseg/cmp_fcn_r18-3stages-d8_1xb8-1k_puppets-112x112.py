@@ -22,7 +22,14 @@ model = dict(
         init_cfg=dict(type='cmp_mm.BackboneInit', source='cmp'),
     ),
     decode_head=dict(
-        in_channels=256, in_index=1, channels=128, num_convs=1, concat_input=False, num_classes=8
+        in_channels=256,
+        in_index=1,
+        channels=128,
+        num_convs=1,
+        concat_input=False,
+        num_classes=8,
+        # Five pixels of six are background.
+        loss_decode=dict(class_weight=[0.15, *[1.0] * 7]),
     ),
     auxiliary_head=dict(in_channels=128, in_index=0, channels=64, num_classes=8),
 )
