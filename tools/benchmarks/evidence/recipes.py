@@ -84,7 +84,7 @@ RECIPES = {
     'walker': Recipe('Walker: no guidance', _walker),
     'cmp': Recipe('CMP, K 15, grid 60'),
     'cmp-4': Recipe('CMP, the same, at most 4 points', _points(4)),
-    'cmp-1to16': Recipe('CMP, the same, at most 1 to 16 points, drawn per image', _points((1, 16))),
+    'cmp-1to32': Recipe('CMP, the same, at most 1 to 32 points, drawn per image', _points((1, 32))),
     'cmp-2': Recipe('CMP, the same, at most 2 points', _points(2)),
     'cmp-k41': Recipe('CMP, K 41, grid 120', _kernel(41, 120)),
     'cmp-4-sgd': Recipe("CMP, at most 4 points, the reference's optimizer", _faithful_optimizer),
