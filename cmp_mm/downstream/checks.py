@@ -27,8 +27,8 @@ LAYOUTS = {
     'Category_ids/*.png}',
     'CamVidDataset': 'images/{train,val}/*.jpg and masks/{train,val}/*.png',
     'CCPDataset': 'images/{train,val}/*.jpg, masks/{train,val}/*.png, label_list.json, coarse_map.json',
-    'PuppetPartsDataset': 'what tools/dataset_converters/render_puppets.py writes: {train,val}.json, frames/CLIP/*.jpg '
-    'and parts/CLIP/*.png',
+    'PuppetPartsDataset': '{train,val}.json, frames/CLIP/*.jpg and parts/CLIP/*.png, as '
+    'tools/dataset_converters/render_puppets.py writes them',
     'ForegroundDataset': 'images/CLIP/*.jpg and masks/CLIP/*.png',
     'CocoDataset': 'annotations/*.json, train2017/*.jpg and val2017/*.jpg; for key-points also '
     'person_detection_results/COCO_val2017_detections_AP_H_56_person.json',
