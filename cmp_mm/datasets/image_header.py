@@ -9,7 +9,7 @@ from cmp_mm.flow.formats import MAX_PIXELS
 PIXELS_PER_BYTE = {'PNG': 1032 * 8, 'JPEG': 512}
 # Each progressive scan is a pass over the whole image; encoders write about ten.
 MAX_SCANS = 100
-PNG_START, PNG_END = b'\x89PNG\r\n\x1a\n', b'IEND\xaeB`\x82'
+PNG_START = b'\x89PNG\r\n\x1a\n'
 
 
 def check_image_header(data: bytes) -> tuple[int, int]:
@@ -43,10 +43,17 @@ def check_image_header(data: bytes) -> tuple[int, int]:
 def _png_size(data: bytes) -> tuple[int, int]:
     if len(data) < 33 or data[12:16] != b'IHDR':
         raise ValueError('PNG has no header')
-    if data.rfind(PNG_END) < 0:
-        raise ValueError(f'PNG of {len(data)} bytes is cut short: there is no end mark')
     width, height = struct.unpack('>II', data[16:24])
-    return height, width
+    # Decoders take the memory a chunk claims, up to 4 GB, before they read it.
+    position = len(PNG_START)
+    while position + 12 <= len(data):
+        length, kind = struct.unpack('>I4s', data[position : position + 8])
+        position += 12 + length
+        if position > len(data):
+            raise ValueError(f'PNG chunk {kind!r} claims {length} bytes, more than there are')
+        if kind == b'IEND':
+            return height, width
+    raise ValueError(f'PNG of {len(data)} bytes is cut short: there is no end mark')
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:

@@ -99,7 +99,8 @@ class Reading:
         """Read inputs ``first`` to ``count``."""
         resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_BYTES, ADDRESS_BYTES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what decoders say
+        for stream in (1, 2):  # what decoders and loggers say
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         self.reader.read(self.reader.corpus[0])  # loads what is loaded on first use
         start, longest = _peak_kib(), 0.0
         for number in range(first, count):
@@ -253,7 +254,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     # A process that forks must have no other threads.
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    results = []
+    results: list[dict[str, Any]] = []
+    report = {'script': f'fuzz, {args.engine}', 'seed': args.seed, 'not_survived': [], 'readers': results}
     with temporary_folder() as name:
         for group in args.readers:
             for place, reader in enumerate(make_readers(group, Path(name))):
@@ -261,16 +263,19 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                     continue
                 if args.engine == 'random':
                     limits = (args.seed, args.minutes, args.megabytes, Path(name))
-                    results.append(fuzz_reader(reader, args.count, *limits))
-                elif not reader.may_crash:
-                    # The others' work is in libraries that are not instrumented.
-                    results.append(guide_reader(group, place, reader, args))
-    return {
-        'script': f'fuzz, {args.engine}',
-        'seed': args.seed,
-        'not_survived': [line for result in results for line in result['not_survived']],
-        'readers': results,
-    }
+                    result = fuzz_reader(reader, args.count, *limits)
+                elif reader.may_crash:
+                    # Its work is in libraries that are not instrumented.
+                    continue
+                else:
+                    result = guide_reader(group, place, reader, args)
+                results.append(result)
+                report['not_survived'] += result['not_survived']
+                # At once: it may be long before the last reader is done.
+                print(json.dumps({**result, 'not_survived': len(result['not_survived'])}), flush=True)
+                if args.json is not None:
+                    args.json.write_text(json.dumps(report, indent=1) + '\n')
+    return report
 
 
 def main(argv: Sequence[str] | None = None) -> int:

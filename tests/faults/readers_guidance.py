@@ -250,7 +250,7 @@ def guidance_readers(folder: Path) -> list[Reader]:
         shape = [choices.take(1)[0] % 5 for _ in range(choices.take(1)[0] % 6)]
         kinds = ('f4', 'f4', 'f8', 'f2', 'i4', 'u1', 'u2', 'bool', 'c8', 'O', 'U2', '>f4')
         array = np.zeros((max(sets, 1), *SIZE, 4) if right else shape, choices.pick(kinds))
-        if array.ndim == 4 and array.dtype.kind in 'fiu':
+        if right and array.dtype.kind in 'fiu':
             for _ in range(choices.take(1)[0] % 4):
                 place = choices.take(1)[0] % SIZE[0], choices.take(1)[0] % SIZE[1]
                 array[:, place[0], place[1]] = (3, 5, 1, 1)

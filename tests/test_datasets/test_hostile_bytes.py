@@ -135,6 +135,15 @@ def test_a_huge_claim_is_refused_before_a_decoder_sees_it(tmp_path, monkeypatch,
         LoadImage()(dict(img_path=str(tmp_path / 'image')))
 
 
+def test_a_png_chunk_of_4_gb_is_refused_before_a_decoder_sees_it(tmp_path, monkeypatch):
+    """OpenCV took the memory a chunk claims: 4 GB for a file of 166 bytes."""
+    data = IMAGES[1]
+    (tmp_path / 'image').write_bytes(data[:33] + b'\xfa' + data[33:])
+    monkeypatch.setattr(cv2, 'imdecode', None)
+    with pytest.raises(BadSampleError, match=r'claims 41943040\d\d bytes, more than there are'):
+        LoadImage()(dict(img_path=str(tmp_path / 'image')))
+
+
 @pytest.fixture
 def small_set(tmp_path):
     (tmp_path / 'v').mkdir()
