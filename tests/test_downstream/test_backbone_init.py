@@ -5,7 +5,8 @@ import torch
 from mmengine.model import BaseModule
 
 from cmp_mm.downstream import BackboneInit, BackboneMismatchError
-from cmp_mm.downstream.backbone_init import architecture
+from cmp_mm.downstream.backbone_init import architecture, read_weights
+from cmp_mm.engine import CheckpointError
 from cmp_mm.models import AlexNetFCN, ResNet
 
 
@@ -83,6 +84,14 @@ def test_safetensors(tmp_path, resnet18_file):
     model = ResNet(18)
     BackboneInit(str(tmp_path / 'r18.safetensors'))(model)
     assert_holds(model, resnet18_file)
+
+
+def test_a_damaged_safetensors_file_is_one_line(tmp_path):
+    pytest.importorskip('safetensors')
+    (tmp_path / 'cut.safetensors').write_bytes(b'\xff' * 20)
+    with pytest.raises(CheckpointError, match='cut.safetensors: not a whole safetensors file') as error:
+        read_weights(str(tmp_path / 'cut.safetensors'))
+    assert '\n' not in str(error.value)
 
 
 def test_another_stem_stops_with_the_list(need, resnet18_file):

@@ -62,6 +62,16 @@ def test_arrows_by_two_clicks_and_back(session):
     assert len(session.arrows.items) == 2
 
 
+@pytest.mark.parametrize(
+    'place', [None, 7, (), (1,), (1, 2, 3), 'xy', (None, 1), (float('nan'), 1), ([1], 2)]
+)
+def test_a_click_without_a_place_is_refused(session, place):
+    """Whoever talks to the server may send anything."""
+    with pytest.raises(InputError, match='the click has no place'):
+        session.click_arrow(place, 'draw arrow')
+    assert session.start is None and not session.arrows.items
+
+
 def test_arrows_are_seen(session, image):
     plain = session.arrow_picture()
     session.click_arrow(at(session, 10, 12), 'draw arrow')

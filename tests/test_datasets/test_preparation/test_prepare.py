@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import shutil
@@ -14,7 +15,9 @@ import pytest
 import cmp_mm
 from cmp_mm.datasets import ImageFlowDataset
 from cmp_mm.datasets.preparation import IncompleteError, OutputError, PrepareError, prepare
-from cmp_mm.flow import read_flow
+from cmp_mm.datasets.preparation.store import Store
+from cmp_mm.datasets.preparation.video import prepare_video
+from cmp_mm.flow import build_flow_estimator, read_flow
 
 ROOT = str(Path(cmp_mm.__file__).parents[1])
 OPTIONS = {'short_side': 64, 'progress': False}
@@ -165,6 +168,84 @@ def test_a_full_disk_stops_with_one_line_and_is_continued(tmp_path, videos, inje
     prepare([videos], out, workers=2, **OPTIONS)
     prepare([videos], tmp_path / 'fresh', workers=2, **OPTIONS)
     assert contents(out) == contents(tmp_path / 'fresh')
+
+
+@pytest.mark.parametrize('change', ['cut', 'replaced', 'removed'])
+def test_a_source_that_changes_while_it_is_read_is_skipped(
+    tmp_path, source_of, small, moving_frames, write_video, change
+):
+    """Between being listed and read to its end; the next run takes it as it is then."""
+    video = write_video(tmp_path / 'v.mp4', moving_frames(6))
+    store = Store(tmp_path / 'out', small)
+    store.claim()
+    whole, estimator = video.read_bytes(), build_flow_estimator('dis')
+
+    def report(share, kept, rejected):
+        # Open all the while, it is read to its end; what lies under its name is something else by then.
+        video.unlink(missing_ok=True)
+        if change != 'removed':
+            video.write_bytes(whole[: len(whole) // 2] if change == 'cut' else whole[::-1])
+
+    record = prepare_video(source_of(video), store, [estimator], report)
+    assert (record['status'], record['reason']) == ('skipped', 'changed while it was read')
+    assert not list(store.out.glob('f*/*'))  # neither frames nor flow
+    record = prepare_video(source_of(video), store, [estimator], lambda *_: None)
+    assert record['status'] == 'skipped' and 'cannot be read' in record['reason']
+    video.write_bytes(whole)
+    assert len(prepare_video(source_of(video), store, [estimator], lambda *_: None)['pairs']) == 5
+
+
+def test_frames_that_go_away_while_they_are_read_are_skipped(
+    tmp_path, source_of, small, moving_frames, write_folder
+):
+    folder = write_folder(tmp_path / 'f', moving_frames(6))
+    store = Store(tmp_path / 'out', small)
+    store.claim()
+
+    def report(share, kept, rejected):
+        (folder / 'frame5.png').unlink(missing_ok=True)
+
+    record = prepare_video(source_of(folder), store, [build_flow_estimator('dis')], report)
+    assert (record['status'], record['reason']) == ('skipped', 'changed while it was read')
+
+
+def test_a_folder_that_vanishes_is_one_line(tmp_path, source_of, small, moving_frames, write_folder):
+    folder = write_folder(tmp_path / 'f', moving_frames(6))
+    store = Store(tmp_path / 'out', small)
+    store.claim()
+    with pytest.raises(OutputError, match='cannot write .*out.*: No such file or directory') as caught:
+        prepare_video(
+            source_of(folder),
+            store,
+            [build_flow_estimator('dis')],
+            lambda *_: shutil.rmtree(store.out, ignore_errors=True),
+        )
+    assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('code', [errno.EROFS, errno.EACCES, errno.EIO, errno.EDQUOT])
+def test_a_folder_that_takes_nothing_is_one_line(tmp_path, small, monkeypatch, code):
+    """Read-only, forbidden, broken, over quota; whoever runs the tests as root may write everywhere."""
+
+    def refuse(path, mode='r', *more, **options):
+        if 'x' in mode:
+            raise OSError(code, os.strerror(code), str(path))
+        return open(path, mode, *more, **options)
+
+    monkeypatch.setattr('cmp_mm.flow.files.open', refuse, raising=False)
+    with pytest.raises(OutputError, match=os.strerror(code)) as caught:
+        Store(tmp_path / 'out', small).claim()
+    assert '\n' not in str(caught.value) and caught.value.exit_code == 3
+
+
+def test_a_journal_left_beside_its_record_is_removed(tmp_path, videos):
+    """A run killed right after it wrote the record leaves it."""
+    out = tmp_path / 'out'
+    prepare([videos / 'jump'], out, workers=1, **OPTIONS)
+    left = out / 'records' / 'jump.part'
+    left.write_text('{}\n')
+    prepare([videos / 'jump'], out, workers=1, **OPTIONS)
+    assert not left.exists()
 
 
 def start(arguments: list[str], **options) -> subprocess.Popen:
