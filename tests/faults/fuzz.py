@@ -11,6 +11,7 @@ and of folders of frames may crash: the preparation has them in worker processes
 """
 
 import argparse
+import faulthandler
 import json
 import mmap
 import os
@@ -99,6 +100,7 @@ class Reading:
         """Read inputs ``first`` to ``count``."""
         resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_BYTES, ADDRESS_BYTES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        faulthandler.disable()
         for stream in (1, 2):  # what decoders and loggers say
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         self.reader.read(self.reader.corpus[0])  # loads what is loaded on first use

@@ -98,9 +98,14 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 class Preparation:
-    """Runs of one preparation, each in a process of its own, started from one that has the libraries."""
+    """Runs of one preparation, each in a process of its own, started from one that has the libraries.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: an empty one.
+        processes: what starts them; None makes one.
+    """
+
+    def __init__(self, folder: Path, processes: Processes | None = None) -> None:
         self.folder, self.sources = folder, folder / 'sources'
         write_sources(self.sources)
         self.script, self.log = folder / 'prepare.py', folder / 'operations'
@@ -113,8 +118,9 @@ class Preparation:
             'import os\nif "FAULT_OUT" in os.environ:\n    import sitecustomize_of_faults\n'
         )
         self.hooks = hooks
-        environment = {**os.environ, 'PYTHONPATH': f'{hooks}{os.pathsep}{ROOT}', 'OMP_NUM_THREADS': '1'}
-        self.processes = Processes(environment)
+        self._own = processes is None
+        environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
+        self.processes = Processes(environment) if processes is None else processes
 
     def start(self, out: Path, step: int = 0, victim: str = 'main') -> int:
         """Start a run that kills ``victim`` at file operation ``step`` (0: never); returns its process id."""
@@ -130,8 +136,9 @@ class Preparation:
         return (self.folder / 'printed.txt').read_text(errors='replace')
 
     def close(self) -> None:
-        """Stop the process that starts the others."""
-        self.processes.close()
+        """Stop the process that starts the others, if it was made here."""
+        if self._own:
+            self.processes.close()
 
 
 def check_kept(out: Path, whole: dict[str, str]) -> str | None:
@@ -163,13 +170,15 @@ def kill_once(
     return (f'{victim} at a time' if code == -signal.SIGKILL else None), code
 
 
-def run(count: int, minutes: float, seed: int, shown: bool = True) -> dict:
+def run(
+    count: int, minutes: float, seed: int, shown: bool = True, processes: Processes | None = None
+) -> dict:
     """Kill ``count`` times; returns the report."""
     campaign = Campaign('kill_preparation', count, minutes, seed, shown)
     rng = random.Random(seed)
     with temporary_folder() as name:
         folder = Path(name)
-        preparation = Preparation(folder)
+        preparation = Preparation(folder, processes)
         try:
             began = time.monotonic()
             code = preparation.processes.wait(preparation.start(folder / 'whole'))

@@ -94,16 +94,22 @@ runpy.run_path(sys.argv[0], run_name='__main__')
 
 
 class Training:
-    """Runs of one training, each in a process of its own, started from one that has the libraries."""
+    """Runs of one training, each in a process of its own, started from one that has the libraries.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: an empty one.
+        processes: what starts them; None makes one.
+    """
+
+    def __init__(self, folder: Path, processes: Processes | None = None) -> None:
         self.folder = folder
         self.config, self.script, self.log = (folder / name for name in ('tiny.py', 'train.py', 'operations'))
         data = write_pairs(folder / 'data', dict(train=12, val=4))
         self.config.write_text(CONFIG.format(root=ROOT, data=data))
         self.script.write_text(TRAIN)
+        self._own = processes is None
         environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
-        self.processes = Processes(environment)
+        self.processes = Processes(environment) if processes is None else processes
 
     def start(self, work: Path, workers: int = 0, step: int = 0, kept: float = 0.0) -> int:
         """Start a run, resumed where there is something to resume; ``step`` 0 kills nowhere."""
@@ -144,8 +150,9 @@ class Training:
         return (self.folder / 'printed.txt').read_text(errors='replace')[-400:]
 
     def close(self) -> None:
-        """Stop the process that starts the others."""
-        self.processes.close()
+        """Stop the process that starts the others, if it was made here."""
+        if self._own:
+            self.processes.close()
 
 
 def difference(training: Training, work: Path, whole: dict, expected: dict[int, list]) -> str | None:
@@ -190,13 +197,15 @@ def kill_once(
     return f'{"inside a checkpoint write" if place == "write" else "at a time"}, {with_workers}'
 
 
-def run(count: int, minutes: float, seed: int, shown: bool = True) -> dict:
+def run(
+    count: int, minutes: float, seed: int, shown: bool = True, processes: Processes | None = None
+) -> dict:
     """Kill ``count`` times; returns the report."""
     campaign = Campaign('kill_training', count, minutes, seed, shown)
     rng = random.Random(seed)
     with temporary_folder() as name:
         folder = Path(name)
-        training = Training(folder)
+        training = Training(folder, processes)
         try:
             began = time.monotonic()
             code = training.wait(training.start(folder / 'whole'))
