@@ -247,6 +247,8 @@ def videos() -> list[bytes]:
             with av.open(buffer, 'w', format=form) as container:
                 stream = container.add_stream(codec, rate=10)
                 stream.height = stream.width = 32
+                if codec == 'libx265':
+                    stream.options = {'x265-params': 'log-level=none'}  # it prints its settings
                 stream.pix_fmt = dict(gif='rgb8', png='rgb24', mjpeg='yuvj420p').get(codec, 'yuv420p')
                 for image in frames:
                     container.mux(stream.encode(av.VideoFrame.from_ndarray(image, 'bgr24')))
