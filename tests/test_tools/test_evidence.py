@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 
 from cmp_mm.flow import write_flow
@@ -19,6 +20,12 @@ def tools():
     sys.path.insert(0, str(FOLDER))
     yield {name: importlib.import_module(name) for name in ('recipes', 'propagation', 'transfer')}
     sys.path.remove(str(FOLDER))
+
+
+@pytest.fixture
+def need_probe(tools):
+    pytest.importorskip('mmseg')
+    return importlib.import_module('probe')
 
 
 @pytest.fixture(scope='module')
@@ -86,6 +93,24 @@ def test_gain_is_seed_by_seed(tools):
     assert rows[1]['gain'] == 2 and rows[1]['gain_std'] == 0
     table = tools['transfer'].render_table(rows, 'mIoU')
     assert '| 10 | fine-tuned | cmp | 22.0 ± 10.0 | +2.0 ± 0.0 | 12.0, 22.0, 32.0 |' in table
+
+
+def test_probe_reads_what_is_linear_and_counts_directions(need_probe):
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(600) % 3
+    noise = torch.randn(600, 6, generator=generator)
+    direct = torch.cat([torch.nn.functional.one_hot(y, 3).float() * 9, noise[:, 3:]], 1)
+    score, _ = need_probe.accuracy([dict(x=direct[:300], y=y[:300])], [dict(x=direct[300:], y=y[300:])], 3)
+    assert score == 100
+    score, rank = need_probe.accuracy([dict(x=noise[:300], y=y[:300])], [dict(x=noise[300:], y=y[300:])], 3)
+    assert 20 < score < 47 and rank == pytest.approx(6, abs=0.3)
+    copies = noise[:, :2].repeat(1, 3)
+    _, rank = need_probe.accuracy([dict(x=copies, y=y)], [dict(x=copies, y=y)], 3)
+    assert rank == pytest.approx(2, abs=0.05)
+    # Classes count the same, however rare: all of class 0 right, a tenth of the pixels, and no other.
+    rare = torch.where(torch.arange(600) % 10 == 0, 0, 1)
+    flat = [dict(x=torch.zeros(600, 2), y=rare)]
+    assert need_probe.accuracy(flat, flat, 2)[0] == 50
 
 
 def test_propagation_end_to_end_and_again(tools, pairs, tmp_path, monkeypatch, capsys):

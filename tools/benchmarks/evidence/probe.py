@@ -1,0 +1,213 @@
+r"""How much of the labels can be read off frozen features by a linear map, in closed form.
+
+    python tools/benchmarks/evidence/probe.py --task puppets --data-root data/puppets_labels \
+        --pairs data/puppets_video --recipes walker cmp-4 --labels 10 40 all --out work_dirs/evidence/puppets
+
+Fine-tuning mixes what features hold with how well they train on. This asks for the first alone: ridge
+regression from the features of every stage to the classes, each class weighing the same, solved exactly. Mean
+class accuracy on the validation images, with the spread over the choice of the labelled images (and, for
+random weights, over those). Beside it the effective rank of the features: how many directions they use.
+OUT/probe.{md,json} are the result.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS as ROOT_DATASETS
+from mmengine.registry import DefaultScope
+from recipes import ROOT, add_pairs, add_scale, chosen_pairs, chosen_scale, pretrain
+from torch import Tensor, nn
+from tqdm import tqdm
+from transfer import TASKS
+
+from cmp_mm.downstream import check_config
+from cmp_mm.engine import launch, load_checkpoint_file, state_dict_of, write_durably
+from cmp_mm.models import FlowDataPreprocessor, ResNet
+
+STAGES = ('layer1', 'layer2', 'layer3')
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_pairs(parser)
+    add_scale(parser)
+    parser.add_argument('--task', choices=TASKS, required=True)
+    parser.add_argument('--data-root', required=True, help='of the labelled set')
+    parser.add_argument('--recipes', nargs='+', default=['walker', 'cmp', 'cmp-4'], help='see recipes.py')
+    parser.add_argument('--labels', nargs='+', default=['all'], help='numbers of labelled images, or all')
+    parser.add_argument('--seeds', type=int, default=3, help='draws of the labelled images')
+    parser.add_argument('--pretrain-seed', type=int, default=0)
+    parser.add_argument('--short-side', type=int, default=160, help='of the images the features see')
+    parser.add_argument('--out', type=Path, required=True)
+    return parser.parse_args()
+
+
+def load_images(cfg: Config, split: str, short_side: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Every image (H, W, 3) BGR of a split with its labels (H, W)."""
+    settings = cfg[f'{split}_dataloader'].dataset
+    settings.pipeline = [
+        dict(type='LoadImageFromFile'),
+        dict(type='LoadAnnotations'),
+        dict(type='Resize', scale=(100_000, short_side), keep_ratio=True),
+    ]
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        dataset = ROOT_DATASETS.build(settings)
+        return [(one['img'], one['gt_seg_map']) for one in (dataset[i] for i in range(len(dataset)))]
+
+
+def backbone(weights: str | None, seed: int, images: list) -> ResNet:
+    """The quick config's backbone; random weights get the running statistics of some images."""
+    torch.manual_seed(seed)
+    model = ResNet(depth=18, num_stages=3, out_indices=(0, 1, 2))
+    if weights is not None:
+        model.load_state_dict(state_dict_of(load_checkpoint_file(weights)))
+        return model.eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+    model.train()
+    for image, _ in images[:32]:
+        model(normalized(image))
+    return model.eval()
+
+
+def normalized(image: np.ndarray) -> Tensor:
+    """(1, 3, H, W) as the network sees it."""
+    preprocessor = FlowDataPreprocessor()
+    planes = torch.from_numpy(np.ascontiguousarray(image[..., ::-1])).permute(2, 0, 1).float()
+    return ((planes - preprocessor.mean) / preprocessor.std)[None]
+
+
+@torch.inference_mode()
+def describe(model: ResNet, images: list, classes: int, name: str) -> list[list[dict]]:
+    """For each stage and image: features (P, C) float32 and the labels (P,) at their places."""
+    found: list[list[dict]] = [[] for _ in STAGES]
+    for image, labels in tqdm(images, desc=name, unit='image', leave=False):
+        for stage, features in enumerate(model(normalized(image))):
+            rows, columns = features.shape[-2:]
+            y = np.minimum(
+                ((np.arange(rows) + 0.5) * labels.shape[0] / rows).astype(int), labels.shape[0] - 1
+            )
+            x = np.minimum(
+                ((np.arange(columns) + 0.5) * labels.shape[1] / columns).astype(int), labels.shape[1] - 1
+            )
+            target = torch.from_numpy(labels[y][:, x].reshape(-1).astype(np.int64))
+            flat = features[0].flatten(1).T
+            known = target < classes
+            found[stage].append(dict(x=flat[known], y=target[known]))
+    return found
+
+
+def accuracy(train: list[dict], val: list[dict], classes: int) -> tuple[float, float]:
+    """Mean class accuracy, percent, of ridge regression; and the effective rank of the training features.
+
+    The rank is the participation ratio of the correlation matrix's eigenvalues, (sum)^2 / sum of squares.
+    """
+    x, y = torch.cat([one['x'] for one in train]).double(), torch.cat([one['y'] for one in train])
+    mean, std = x.mean(0), x.std(0) + 1e-6
+    x = (x - mean) / std
+    eigenvalues = torch.linalg.eigvalsh(x.T @ x / len(x)).clamp(min=0)
+    rank = float(eigenvalues.sum() ** 2 / eigenvalues.square().sum())
+    x = torch.cat([x, x.new_ones(len(x), 1)], 1)
+    weights = (1 / torch.bincount(y, minlength=classes).clamp(min=1))[y][:, None].double()
+    targets = nn.functional.one_hot(y, classes).double()
+    ridge = 1e-2 * torch.eye(x.shape[1], dtype=x.dtype)
+    solution = torch.linalg.solve(x.T @ (x * weights) + ridge, x.T @ (targets * weights))
+    right, total = torch.zeros(classes), torch.zeros(classes)
+    for one in val:
+        values = (one['x'].double() - mean) / std
+        guess = (values @ solution[:-1] + solution[-1]).argmax(1)
+        total += torch.bincount(one['y'], minlength=classes)
+        right += torch.bincount(one['y'][guess == one['y']], minlength=classes)
+    seen = total > 0
+    return float((right[seen] / total[seen]).mean() * 100), rank
+
+
+def measure(args: argparse.Namespace, cfg: Config, inits: dict[str, str | None]) -> list[dict]:
+    """One row per initialisation, stage and number of labels."""
+    train, val = (load_images(cfg, split, args.short_side) for split in ('train', 'val'))
+    classes = cfg.model.decode_head.num_classes
+    scores: dict[tuple, list[tuple[float, float]]] = {}
+    for init, weights in inits.items():
+        for seed in range(args.seeds):
+            if seed == 0 or weights is None:
+                model = backbone(weights, seed, train)
+                described = [describe(model, images, classes, init) for images in (train, val)]
+            order = np.random.default_rng(seed).permutation(len(train))
+            for labels in args.labels:
+                chosen = order if labels == 'all' else order[: int(labels)]
+                for stage, name in enumerate(STAGES):
+                    some = [described[0][stage][i] for i in chosen]
+                    result = accuracy(some, described[1][stage], classes)
+                    scores.setdefault((labels, name, init), []).append(result)
+                    if weights is not None and labels == 'all' and seed:
+                        scores[labels, name, init].pop()  # the same images again
+    rows = []
+    for (labels, stage, init), found in scores.items():
+        values = [score for score, _ in found]
+        std = statistics.stdev(values) if len(values) > 1 else None
+        rank = statistics.mean(rank for _, rank in found)
+        row = dict(labels=labels, stage=stage, init=init, mean=statistics.mean(values), std=std, rank=rank)
+        rows.append(dict(row, values=values))
+    return rows
+
+
+def render_table(rows: list[dict]) -> str:
+    """Markdown: a row per initialisation and stage, a column per number of labels."""
+    labels = list(dict.fromkeys(row['labels'] for row in rows))
+    lines = ['| features | stage | ' + ' | '.join(f'{n} labels' for n in labels) + ' | effective rank |']
+    lines.append('| --- ' * (3 + len(labels)) + '|')
+    for init in dict.fromkeys(row['init'] for row in rows):
+        for stage in STAGES:
+            found = {row['labels']: row for row in rows if (row['init'], row['stage']) == (init, stage)}
+            cells = [
+                f'{found[n]["mean"]:.1f}'
+                + (f' ± {found[n]["std"]:.1f}' if found[n]['std'] is not None else '')
+                for n in labels
+            ]
+            lines.append(
+                f'| {init} | {stage} | ' + ' | '.join(cells) + f' | {found[labels[-1]]["rank"]:.0f} |'
+            )
+    return '\n'.join(lines) + '\n'
+
+
+def main() -> int:
+    """Pretrain what is missing, probe, write table and JSON."""
+    args = parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        cfg = Config.fromfile(ROOT / TASKS[args.task])
+        launch.set_data_root(cfg, args.data_root)
+        check_config(cfg)
+        trained = {
+            name: pretrain(
+                name, chosen_pairs(args), chosen_scale(args), args.pretrained or args.out, args.pretrain_seed
+            )
+            for name in args.recipes
+        }
+        rows = measure(
+            args, cfg, {'random': None, **{name: one['backbone'] for name, one in trained.items()}}
+        )
+    except (RuntimeError, ValueError, OSError, ImportError) as error:
+        print(f'probe: {error}', file=sys.stderr)
+        return 1
+    table = render_table(rows)
+    settings = {key: str(value) for key, value in vars(args).items()}
+    result = dict(
+        task=args.task, metric='mean class accuracy, %', settings=settings, rows=rows, pretrained=trained
+    )
+    write_durably(args.out / 'probe.md', table.encode())
+    write_durably(args.out / 'probe.json', json.dumps(result, indent=1).encode())
+    print(f'\n{table}\n{args.out}/probe.md, probe.json')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
