@@ -1,6 +1,7 @@
 """What the fault scripts share: options, a line of progress with the time left, a table, a JSON file."""
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -33,6 +34,16 @@ def temporary_folder() -> tempfile.TemporaryDirectory:
     """A folder in memory where there is one: what is tried is processes that die, not disks."""
     memory = '/dev/shm' if os.access('/dev/shm', os.W_OK) else None
     return tempfile.TemporaryDirectory(prefix='cmp_mm-faults-', dir=memory)
+
+
+def sleep_while_alive(pid: int, seconds: float) -> None:
+    """Sleep, but not longer than a process lives; it may be waited for elsewhere."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        with contextlib.suppress(OSError):
+            if Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] == 'Z':
+                return
+        time.sleep(min(left, 0.05))
 
 
 class Campaign:

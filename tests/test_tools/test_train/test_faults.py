@@ -117,7 +117,7 @@ class Payload:
         return os.mkdir, (str(self.marker),)
 
 
-@pytest.fixture(params=['checkpoint', 'legacy', 'bare pickle'])
+@pytest.fixture(params=['checkpoint', 'bare pickle'])
 def planted(request, tmp_path):
     """A file of weights that would make a folder, and that folder."""
     marker, path = tmp_path / 'planted', tmp_path / 'planted.pth'
@@ -128,7 +128,7 @@ def planted(request, tmp_path):
     if request.param == 'bare pickle':
         path.write_bytes(pickle.dumps(content))
     else:
-        torch.save(content, path, _use_new_zipfile_serialization=request.param == 'checkpoint')
+        torch.save(content, path)
     return path, marker
 
 
