@@ -93,7 +93,7 @@ class Reading:
 
     def __init__(self, reader: Any, seed: int, shared: Shared, log: Path, megabytes: int) -> None:
         self.reader, self.seed, self.shared = reader, seed, shared
-        self.log, self.limit = log, megabytes * 1024
+        self.log, self.limit = log, max(megabytes, reader.megabytes) * 1024
         self.names = log.read_text().splitlines()
 
     def run(self, first: int, count: int) -> None:

@@ -30,6 +30,7 @@ class Reader:
         seconds: an input may take.
         may_crash: a library may take its process along; the product reads in one that may die.
         share: of the inputs asked for, where one takes long.
+        megabytes: that an input may take, where that is more than the script allows.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Reader:
     seconds: float = 5.0
     may_crash: bool = False
     share: float = 1.0
+    megabytes: int = 0
 
 
 def texture(height: int = 24, width: int = 40) -> np.ndarray:
@@ -282,7 +284,8 @@ def video_readers(folder: Path) -> list[Reader]:
             return 'SourceError'
         return 'damaged, counted' if reader.problem else 'read'
 
-    return [Reader('video', videos(), read, seconds=20.0, may_crash=True)]
+    # Frames of up to 2^26 pixels are read, however few bytes they take in the file.
+    return [Reader('video', videos(), read, seconds=20.0, may_crash=True, megabytes=1024)]
 
 
 FILE_READERS = {
