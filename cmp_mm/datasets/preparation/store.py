@@ -120,10 +120,11 @@ class Store:
                     f'{self.out} was prepared with other settings ({"; ".join(changed)}); use the same, '
                     'choose another folder, or overwrite'
                 )
+            # Also where it is there already: whether the folder can be written shows now, not in an hour.
+            # First: killed right after, the folder must not look like someone else's to the next run.
+            write_whole([(path, dump_json(wanted, indent=1))], flush=True)
             for name in ('records', 'frames', 'flow'):
                 (self.out / name).mkdir(exist_ok=True)
-            # Also where it is there already: whether the folder can be written shows now, not in an hour.
-            write_whole([(path, dump_json(wanted, indent=1))], flush=True)
 
     def sweep(self) -> None:
         """Remove what killed processes were writing; only where no other process works in the folder."""

@@ -48,6 +48,29 @@ def test_a_folder_of_someone_else_is_not_taken(tmp_path):
         Store(tmp_path, PairSettings()).claim()
 
 
+@pytest.mark.parametrize('operation', ['mkdir', 'replace'])
+def test_killed_at_any_step_of_claiming_a_folder_it_can_be_claimed_again(tmp_path, monkeypatch, operation):
+    class Killed(BaseException):
+        pass
+
+    original, done = getattr(os, operation), []
+
+    def deadly(*arguments, **options):
+        if len(done) == steps:
+            raise Killed
+        done.append(arguments)
+        return original(*arguments, **options)
+
+    for steps in range({'mkdir': 4, 'replace': 1}[operation]):
+        done.clear()
+        out = tmp_path / f'out{steps}'
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(os, operation, deadly)
+            Store(out, PairSettings()).claim()
+        Store(out, PairSettings()).claim()
+        assert (out / 'records').is_dir() and (out / 'settings.json').exists()
+
+
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(OutputError, match='cannot write .*file/out: Not a directory'):
