@@ -87,7 +87,7 @@ def _load(network, path: str | os.PathLike, what: str) -> None:
         state = torch.load(path, map_location='cpu', weights_only=True)
     except OSError:
         raise
-    except Exception:  # torch answers broken bytes with a dozen kinds of errors, and some advise to trust them
+    except Exception:  # torch answers broken bytes with a dozen kinds of errors; some advise to trust them
         raise ValueError(f'{path}: not a weights file, or one that holds more than tensors') from None
     try:
         network.load_state_dict(state)
