@@ -10,8 +10,6 @@ model = dict(data_preprocessor=dict(size=crop_size))
 train_dataloader = dict(batch_size=4, dataset=dict(pipeline=train_pipeline))
 val_dataloader = test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 
-# At .01 the loss rises: 4096 channels go into one classifier.
-optim_wrapper = dict(optimizer=dict(lr=1e-3))
 param_scheduler = [dict(type='PolyLR', eta_min=1e-4, power=0.9, begin=0, end=40, by_epoch=False)]
 train_cfg = dict(max_iters=40, val_interval=40)
 default_hooks = dict(logger=dict(interval=2), checkpoint=dict(interval=20))
