@@ -142,9 +142,8 @@ def plot(results: dict, numbers: list[int], path: Path) -> None:
         for method, row in measured['mean'].items():
             style = '--' if method in BASELINES else '-'
             axis.plot(numbers, row, style, marker='o', markersize=3, label=method)
-        axis.set(
-            title=name, xlabel='guidance points', ylabel='end-point error, px', xscale='log', yscale='log'
-        )
+        axis.set(title=name, xlabel='guidance points', ylabel='end-point error, px', xscale='log')
+        axis.set_ylim(0, 1.15 * max(max(row) for name, row in measured['mean'].items() if name != 'rbf'))
         axis.set_xticks(numbers, [str(number) for number in numbers])
         axis.minorticks_off()
     axes[0][0].legend(fontsize=8)
