@@ -50,7 +50,10 @@ def _png_size(data: bytes) -> tuple[int, int]:
         length, kind = struct.unpack('>I4s', data[position : position + 8])
         position += 12 + length
         if position > len(data):
-            raise ValueError(f'PNG chunk {kind!r} claims {length} bytes, more than there are')
+            raise ValueError(
+                f'PNG of {len(data)} bytes is cut short or damaged: its chunk {kind.decode("latin-1")!r} claims '
+                f'{length} bytes, more than there are'
+            )
         if kind == b'IEND':
             return height, width
     raise ValueError(f'PNG of {len(data)} bytes is cut short: there is no end mark')
