@@ -51,7 +51,7 @@ def _png_size(data: bytes) -> tuple[int, int]:
         position += 12 + length
         if position > len(data):
             raise ValueError(
-                f'PNG of {len(data)} bytes is cut short or damaged: its chunk {kind.decode("latin-1")!r} claims '
+                f'PNG of {len(data)} bytes is cut short: its chunk {kind.decode("latin-1")!r} claims '
                 f'{length} bytes, more than there are'
             )
         if kind == b'IEND':
