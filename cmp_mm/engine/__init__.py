@@ -6,6 +6,7 @@ from .flow_visualization_hook import FlowVisualizationHook
 from .iteration_seed_hook import IterationSeedHook
 from .loops import ResumableTrainLoop
 from .plain_state import restore_histories, to_plain
+from .scalars import read_curve, read_scalars
 
 __all__ = [
     'AtomicCheckpointHook',
@@ -13,12 +14,13 @@ __all__ = [
     'DivergedError',
     'FiniteLossHook',
     'FlowVisualizationHook',
-    'FlowVisualizationHook',
     'IterationSeedHook',
     'ResumableTrainLoop',
     'check_weights_fit',
     'find_resumable',
     'load_checkpoint_file',
+    'read_curve',
+    'read_scalars',
     'restore_histories',
     'state_dict_of',
     'to_plain',

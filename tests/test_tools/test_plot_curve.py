@@ -37,7 +37,7 @@ def work_dir(tmp_path):
 
 
 def test_a_resumed_run_is_one_run(tool, work_dir):
-    run = tool['read_run'](tool['scalar_files'](work_dir))
+    run = tool['read_run'](work_dir)
     steps, loss = run['loss']
     assert steps.tolist() == [10, 20, 30, 40, 50, 60, 70]
     np.testing.assert_allclose(loss, [8.0, 7.0, 6.0, 4.6, 4.5, 4.4, 4.3])
@@ -46,7 +46,7 @@ def test_a_resumed_run_is_one_run(tool, work_dir):
 
 
 def test_baselines_best_first(tool, work_dir):
-    run = tool['read_run'](tool['scalar_files'](work_dir))
+    run = tool['read_run'](work_dir)
     assert list(tool['baselines'](run, 'epe').items()) == [('idw', 1.2), ('nearest', 1.5), ('zero', 4.0)]
 
 

@@ -9,7 +9,6 @@ A RUN is a work directory (a resumed run is read as one) or a scalars json file 
 
 import argparse
 import io
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cmp_mm.engine import read_scalars
 from cmp_mm.flow import write_whole
 
 NETWORK = 'cmp'
@@ -59,51 +59,17 @@ def metric_key(metric: str) -> str:
     return f'{NETWORK}/{metric}' if metric in METRICS else metric
 
 
-def scalar_files(run: Path) -> list[Path]:
-    """The scalars files of a run, oldest first.
+def read_run(run: Path) -> Series:
+    """The numbers of one run: key -> (steps, values), both (N,).
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: see :func:`cmp_mm.engine.read_scalars`.
     """
-    if run.is_file():
-        return [run]
-    # mmengine names a start's folder by its time; scalars.json lies in vis_data below it.
-    found = sorted(run.glob('*/vis_data/scalars.json')) or sorted(run.glob('**/scalars.json'))
-    if not found:
-        raise FileNotFoundError(f'{run}: no scalars.json in it; expected a work directory of train.py')
-    return found
-
-
-def read_run(files: Sequence[Path]) -> Series:
-    """Read the scalars of one run from the files of all its starts.
-
-    A later start replaces what an earlier one logged from its first step on: a killed run is logged past its
-    last checkpoint, and those iterations are run again. The last line of a killed run may be torn.
-
-    Args:
-        files: in order of time.
-
-    Returns:
-        key -> (steps, values), both (N,), of every number that is logged with a step.
-    """
-    rows: list[tuple[int, dict]] = []
-    for file in files:
-        fresh = []
-        for line in file.read_text().splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict) and isinstance(row.get('step'), int):
-                fresh.append((row['step'], row))
-        if fresh:
-            first = min(step for step, _ in fresh)
-            rows = [row for row in rows if row[0] < first] + fresh
     series: dict[str, dict[int, float]] = {}
-    for step, row in rows:
+    for row in read_scalars(run):
         for key, value in row.items():
             if isinstance(value, (int, float)) and not isinstance(value, bool):
-                series.setdefault(key, {})[step] = float(value)
+                series.setdefault(key, {})[row['step']] = float(value)
     return {
         key: (np.array(sorted(points)), np.array([points[step] for step in sorted(points)]))
         for key, points in series.items()
@@ -210,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if len(set(labels)) < len(labels):
         labels = [str(run) for run in args.runs]
     try:
-        runs = {label: read_run(scalar_files(run)) for label, run in zip(labels, args.runs, strict=True)}
+        runs = {label: read_run(run) for label, run in zip(labels, args.runs, strict=True)}
         empty = [
             label for label, run in runs.items() if 'loss' not in run and metric_key(args.metric) not in run
         ]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from cmp_mm.engine import write_durably
+from cmp_mm.engine import read_scalars, write_durably
 
 ROOT = Path(__file__).resolve().parents[3]
 QUICK = ROOT / 'configs/cmp/cmp_resnet18-plain_quick-1xb16-800_pairs-96x96.py'
@@ -172,7 +172,7 @@ def pretrain(name: str, pairs: dict[str, Path], scale: Scale, out: Path, seed: i
     checkpoint = folder / f'iter_{scale.iterations}.pth'
     backbone = folder / 'backbone.pth'
     run([ROOT / 'tools/model_converters/extract_backbone.py', checkpoint, backbone], log)
-    curve = read_scalars(folder)
+    curve = [row for row in read_scalars(folder) if 'cmp/epe' in row]
     found = dict(
         recipe=name,
         text=recipe.text,
@@ -187,20 +187,6 @@ def pretrain(name: str, pairs: dict[str, Path], scale: Scale, out: Path, seed: i
     )
     write_durably(result, json.dumps(found, indent=1).encode())
     return found
-
-
-def read_scalars(folder: Path) -> list[dict]:
-    """The validations in a work folder, in order, also if the run was resumed."""
-    steps = {}
-    for file in sorted(folder.glob('*/vis_data/scalars.json')):
-        for line in file.read_text(encoding='utf-8').splitlines():
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # the last line of a killed run
-            if 'cmp/epe' in entry:
-                steps[entry['step']] = entry
-    return [steps[step] for step in sorted(steps)]
 
 
 def add_pairs(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,41 @@
+"""One reader of the log that mmengine writes, also of a run that was killed and resumed."""
+
+import json
+
+import pytest
+
+from cmp_mm.engine import read_curve, read_scalars
+
+
+def write_start(run, time, rows, torn=''):
+    folder = run / time / 'vis_data'
+    folder.mkdir(parents=True)
+    (folder / 'scalars.json').write_text('\n'.join(map(json.dumps, rows)) + '\n' + torn)
+
+
+def train(*steps, loss=1.0):
+    return [dict(loss=loss, lr=0.1, step=step) for step in steps]
+
+
+def test_a_later_start_replaces_what_it_runs_again(tmp_path):
+    write_start(
+        tmp_path, '20260101_000000', [*train(10, 20, 30), dict(mIoU=5.0, step=20)], '{"loss": 3.9, "s'
+    )
+    write_start(tmp_path, '20260101_000001', [*train(21, 31, loss=2.0), dict(mIoU=6.0, step=40)])
+    assert read_curve(tmp_path, 'loss') == [(10, 1.0), (20, 1.0), (21, 2.0), (31, 2.0)]
+    assert read_curve(tmp_path, 'mIoU') == [(20, 5.0), (40, 6.0)]
+
+
+def test_epochs_and_iterations_are_not_compared(tmp_path):
+    """Loops by epoch log losses by iteration and metrics by epoch: epoch 2 is not before iteration 30."""
+    write_start(tmp_path, '20260101_000000', [*train(10, 20), {'coco/AP': 0.1, 'step': 1}, *train(30)])
+    write_start(tmp_path, '20260101_000001', [*train(30, 40, loss=2.0), {'coco/AP': 0.2, 'step': 2}])
+    assert read_curve(tmp_path, 'loss') == [(10, 1.0), (20, 1.0), (30, 2.0), (40, 2.0)]
+    assert read_curve(tmp_path, 'coco/AP') == [(1, 0.1), (2, 0.2)]
+
+
+def test_what_is_no_row_is_left_out(tmp_path):
+    write_start(tmp_path, 'now', [[1], dict(loss=1.0), dict(loss=1.0, step='x'), dict(loss=2.0, step=3)])
+    assert read_scalars(tmp_path / 'now' / 'vis_data' / 'scalars.json') == [dict(loss=2.0, step=3)]
+    with pytest.raises(FileNotFoundError, match=r'no scalars\.json in it; expected a work directory'):
+        read_scalars(tmp_path / 'now' / 'nowhere')
