@@ -1,8 +1,9 @@
 """What can be missing before a downstream training starts, each said in one line."""
 
+import importlib
 import importlib.util
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cmp_mm.compat import INSTALL_COMMANDS, installed_version, version_tuple
@@ -14,6 +15,9 @@ PACKAGES = {
     'mmpose': ('mmpose', '1.3', '2'),
     'mmdet': ('mmdet', '3.2', '4'),
 }
+
+# These stop at mmcv 2.2.0 when they are imported; mmpose takes it.
+REFUSING_MMCV_2_2 = ('mmseg', 'mmdet')
 
 # What a data root holds, by dataset class.
 LAYOUTS = {
@@ -33,6 +37,14 @@ LAYOUTS = {
     'CocoDataset': 'annotations/*.json, train2017/*.jpg and val2017/*.jpg; for key-points also '
     'person_detection_results/COCO_val2017_detections_AP_H_56_person.json',
     'MpiiDataset': 'annotations/mpii_{train,val}.json, annotations/mpii_gt_val.mat and images/*.jpg',
+}
+
+# Of those, what is looked for where the config does not name it but a split.
+SPLIT_PARTS = {
+    'CamVidDataset': ('images/{split}', 'masks/{split}'),
+    'CCPDataset': ('images/{split}', 'masks/{split}', 'coarse_map.json'),
+    'PuppetPartsDataset': ('{split}.json',),
+    'ForegroundDataset': ('images', 'masks'),
 }
 
 
@@ -59,13 +71,34 @@ def check_package(module: str) -> None:
     if found and not version_tuple(floor) <= version_tuple(found) < version_tuple(ceiling):
         raise PackageError(f'{name} {found} is installed, expected >= {floor}, < {ceiling}: {command}')
     mmcv = installed_version('mmcv')
-    if mmcv and version_tuple(mmcv) >= (2, 2):
-        raise PackageError(f"{name} refuses mmcv >= 2.2.0, {mmcv} is installed: pip install 'mmcv-lite<2.2'")
+    if mmcv and version_tuple(mmcv) >= (2, 2) and module in REFUSING_MMCV_2_2:
+        raise PackageError(
+            f'{name} refuses mmcv >= 2.2.0, {mmcv} is installed: '
+            "pip uninstall -y mmcv mmcv-lite && pip install 'mmcv-lite<2.2'"
+        )
     if importlib.util.find_spec('pkg_resources') is None:
         raise PackageError(
             f'{name} and mmengine import pkg_resources, which setuptools dropped in version 82: '
             "pip install 'setuptools<82'"
         )
+
+
+def check_import(module: str) -> None:
+    """Import a downstream package, so that what it needs and nothing declares is said in one line.
+
+    Args:
+        module: ``mmseg``, ``mmpose`` or ``mmdet``.
+
+    Raises:
+        PackageError: it cannot be imported; with the reason and the command.
+    """
+    try:
+        for part in ('models', 'datasets'):
+            importlib.import_module(f'{module}.{part}')
+    except (ImportError, AssertionError) as error:  # AssertionError: what they say of versions
+        name = PACKAGES[module][0]
+        reason = (str(error).splitlines() or [''])[0]
+        raise PackageError(f'{name} cannot be imported ({reason}): {INSTALL_COMMANDS[name]}') from error
 
 
 def check_data(cfg: Mapping[str, Any], splits: tuple[str, ...] = ('train', 'val')) -> None:
@@ -89,7 +122,7 @@ def check_data(cfg: Mapping[str, Any], splits: tuple[str, ...] = ('train', 'val'
                 for key, value in dataset.items()
                 if key.endswith('_file') and key != 'ann_file' and isinstance(value, str) and value
             ]
-            check_root(str(dataset.get('type', 'dataset')), root, split, parts)
+            check_root(str(dataset.get('type', 'dataset')), root, dataset.get('split', split), parts)
 
 
 def check_root(kind: str, root: str | None, split: str = 'train', parts: Iterable[Any] = ()) -> None:
@@ -102,19 +135,39 @@ def check_root(kind: str, root: str | None, split: str = 'train', parts: Iterabl
         parts: files and folders, relative to the root or absolute; what is no path passes.
 
     Raises:
-        FileNotFoundError: one is missing; with the layout expected in the root.
+        FileNotFoundError: one is missing, or an empty folder; with the layout expected in the root.
     """
     if not root or '://' in root:
         return
-    paths = [part for part in parts if isinstance(part, str) and part and '://' not in part]
+    kind = kind.rpartition('.')[2]
+    named = [part for part in parts if isinstance(part, str) and part and '://' not in part]
+    paths = [*named, *(part.format(split=split) for part in SPLIT_PARTS.get(kind, ()))]
     for path in (root, *(os.path.join(root, part) for part in paths)):
         if not os.path.exists(path):
-            kind = kind.rpartition('.')[2]
-            layout = f'{root} should hold {LAYOUTS[kind]}; ' if kind in LAYOUTS else ''
-            raise FileNotFoundError(
-                f'{split} data of {kind}: there is no {os.path.normpath(path)}; {layout}put or link it '
-                'there, or name another folder (tools/train.py --data-root DIR)'
-            )
+            found = f'there is no {os.path.normpath(path)}'
+        elif _is_empty_folder(path) and (path != root or not paths):  # of an empty root name a part
+            found = f'{os.path.normpath(path)} is empty'
+        else:
+            continue
+        raise FileNotFoundError(
+            f'{split} data of {kind}: {found}; {_layout(kind, root, named)}put or link it there, or name '
+            'another folder (tools/train.py --data-root DIR)'
+        )
+
+
+def _is_empty_folder(path: str) -> bool:
+    if not os.path.isdir(path):
+        return False
+    with os.scandir(path) as entries:
+        return next(entries, None) is None
+
+
+def _layout(kind: str, root: str, parts: Sequence[str]) -> str:
+    """What belongs in a root: by the class, or by the config where that keeps COCO's format elsewhere."""
+    should = LAYOUTS.get(kind, '')
+    if kind == 'CocoDataset' and parts and not parts[0].startswith('annotations/'):
+        should = ' and '.join(parts)
+    return f'{os.path.normpath(root)} should hold {should}; ' if should else ''
 
 
 def _datasets(dataset: Any) -> Iterator[Mapping[str, Any]]:
@@ -131,9 +184,10 @@ def check_config(cfg: Mapping[str, Any], splits: tuple[str, ...] = ('train', 'va
     """Check package and data of a downstream config; configs of cmp_mm itself pass.
 
     Raises:
-        PackageError: see :func:`check_package`.
+        PackageError: see :func:`check_package` and :func:`check_import`.
         FileNotFoundError: see :func:`check_data`.
     """
     if cfg.get('default_scope') in PACKAGES:
         check_package(cfg['default_scope'])
         check_data(cfg, splits)
+        check_import(cfg['default_scope'])

@@ -2,12 +2,14 @@
 
 from typing import Any, ClassVar
 
-from mmseg.datasets import BaseSegDataset
-from mmseg.datasets import LIPDataset as MMSegLIPDataset
-
 from cmp_mm.registry import DATASETS
 
-from .checks import check_root
+from .checks import check_package, check_root
+
+check_package('mmseg')  # says more than the import below would
+
+from mmseg.datasets import BaseSegDataset  # noqa: E402
+from mmseg.datasets import LIPDataset as MMSegLIPDataset  # noqa: E402
 
 # Arm, leg and shoe change sides in a mirrored picture. Same indices in LIP and CIHP; configs hand them to
 # RandomFlip(swap_seg_labels=...).

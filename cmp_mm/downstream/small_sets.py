@@ -9,11 +9,14 @@ import os
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mmseg.datasets import BaseSegDataset
-
+from cmp_mm.datasets import AnnotationError
 from cmp_mm.registry import DATASETS
 
-from .checks import check_root
+from .checks import check_package, check_root
+
+check_package('mmseg')  # says more than the import below would
+
+from mmseg.datasets import BaseSegDataset  # noqa: E402
 
 IGNORE = 255
 
@@ -33,8 +36,8 @@ class SplitFolderDataset(BaseSegDataset):
     METAINFO: ClassVar[dict] = {}
 
     def __init__(self, data_root: str, split: str = 'train', **kwargs: Any) -> None:
+        check_root(type(self).__name__, data_root, split)
         prefix = dict(img_path=f'images/{split}', seg_map_path=f'masks/{split}')
-        check_root(type(self).__name__, data_root, split, prefix.values())
         super().__init__(data_root=data_root, data_prefix=prefix, **kwargs)
 
 
@@ -83,7 +86,7 @@ class CCPDataset(SplitFolderDataset):
 
     Raises:
         FileNotFoundError: ``coarse_map.json`` is missing.
-        ValueError: it does not map to the nine classes.
+        AnnotationError: it does not map to the nine classes.
     """
 
     METAINFO: ClassVar[dict] = dict(
@@ -108,7 +111,7 @@ class CCPDataset(SplitFolderDataset):
             with open(path, encoding='utf-8') as file:
                 coarse = json.load(file).get('map_59_to_coarse', [])
             if not coarse or not set(coarse) <= set(range(len(self.METAINFO['classes']))):
-                raise ValueError(
+                raise AnnotationError(
                     f'{path}: expected map_59_to_coarse, a list of classes 0 to 8; got {coarse!r}'
                 )
             self.label_map = dict(enumerate(coarse))
@@ -129,7 +132,7 @@ class PuppetPartsDataset(BaseSegDataset):
 
     Raises:
         FileNotFoundError: there is no such folder or annotation.
-        ValueError: the annotation names no part masks, or other parts.
+        AnnotationError: the annotation names no part masks, or other parts.
     """
 
     METAINFO: ClassVar[dict] = dict(
@@ -147,7 +150,7 @@ class PuppetPartsDataset(BaseSegDataset):
     )
 
     def __init__(self, data_root: str, split: str = 'train', **kwargs: Any) -> None:
-        check_root(type(self).__name__, data_root)
+        check_root(type(self).__name__, data_root, split)
         super().__init__(data_root=data_root, ann_file=f'{split}.json', **kwargs)
 
     def load_data_list(self) -> list[dict]:
@@ -157,7 +160,9 @@ class PuppetPartsDataset(BaseSegDataset):
         names = annotation.get('metainfo', {}).get('part_names', [])
         plain = [name.removeprefix('left_').removeprefix('right_') for name in names]
         if set(plain) != set(self.METAINFO['classes']):
-            raise ValueError(f'{self.ann_file}: expected the part_names of render_puppets.py; got {names!r}')
+            raise AnnotationError(
+                f'{self.ann_file}: expected the part_names of render_puppets.py; got {names!r}'
+            )
         self.label_map = {index: self.METAINFO['classes'].index(name) for index, name in enumerate(plain)}
         self._metainfo['label_map'] = self.label_map
         return [
@@ -186,14 +191,14 @@ class ForegroundDataset(BaseSegDataset):
         **kwargs: see mmseg's ``BaseSegDataset``.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: ``split`` is neither, or there are no masks.
+        FileNotFoundError: there is no such folder, or no folder of masks in it.
+        ValueError: ``split`` is neither.
     """
 
     METAINFO: ClassVar[dict] = dict(classes=('background', 'object'), palette=[[0, 0, 0], [255, 80, 80]])
 
     def __init__(self, data_root: str, split: str = 'train', every: int = 4, **kwargs: Any) -> None:
-        check_root(type(self).__name__, data_root)
+        check_root(type(self).__name__, data_root, split)
         if split not in ('train', 'val'):
             raise ValueError(f"ForegroundDataset: split is {split!r}; expected 'train' or 'val'")
         self.split, self.every = split, every
@@ -205,7 +210,7 @@ class ForegroundDataset(BaseSegDataset):
         masks = Path(self.data_prefix['seg_map_path'])
         clips = sorted(folder.name for folder in masks.iterdir() if folder.is_dir()) if masks.is_dir() else []
         if not clips:
-            raise ValueError(f'{masks}: expected a folder of masks for each clip; found none')
+            raise FileNotFoundError(f'{masks}: expected a folder of masks for each clip; found none')
         self.label_map = {0: 0, 255: 1}
         self._metainfo['label_map'] = self.label_map
         wanted = [clip for n, clip in enumerate(clips) if (n % 3 == 1) == (self.split == 'val')]

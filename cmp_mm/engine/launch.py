@@ -75,8 +75,11 @@ def load_config(path: str, options: Mapping[str, Any] | None = None, data_root: 
         raise UsageError(f'config {path}: there is no such file')
     try:
         cfg = Config.fromfile(path)
-    except Exception as error:
+    except Exception as failure:
         # A config is a program of the user's: whatever it raises, its first line says most.
+        error = _first_import_error(failure)
+        if isinstance(error, UsageError):
+            raise error from failure
         reason = (str(error).strip().splitlines() or [''])[0]
         raise UsageError(f'config {path} cannot be read: {type(error).__name__}: {reason}') from error
     options = dict(options or {})
@@ -85,6 +88,16 @@ def load_config(path: str, options: Mapping[str, Any] | None = None, data_root: 
     if data_root is not None:
         set_data_root(cfg, str(data_root))
     return cfg
+
+
+def _first_import_error(error: BaseException) -> BaseException:
+    """What a failed import began with: mmengine says of ``custom_imports`` only that they failed."""
+    while isinstance(error, ImportError):
+        earlier = error.__cause__ or error.__context__
+        if not isinstance(earlier, ImportError):
+            break
+        error = earlier
+    return error
 
 
 def set_data_root(cfg: Config, root: str) -> None:

@@ -41,16 +41,6 @@ def test_plot_is_written_whole(tool, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['curves.png']
 
 
-def test_curve_of_a_killed_and_resumed_run(tool, tmp_path):
-    for name, text in (
-        ('20200101_000000', '{"loss": 1.0, "step": 1}\n{"mIoU": 5.0, "step": 10}\n{"mIoU": 6.0, "st'),
-        ('20200101_000001', '{"mIoU": 7.0, "step": 20}\n{"mIoU": 8.0, "step": 30}\n'),
-    ):
-        (tmp_path / name / 'vis_data').mkdir(parents=True)
-        (tmp_path / name / 'vis_data' / 'scalars.json').write_text(text)
-    assert tool.read_curve(tmp_path, 'mIoU') == [(10, 5.0), (20, 7.0), (30, 8.0)]
-
-
 def test_inits(tool, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path('walker.pth').write_bytes(b'')

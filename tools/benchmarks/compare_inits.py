@@ -29,7 +29,7 @@ from mmengine.config import Config, DictAction
 
 import cmp_mm
 from cmp_mm.downstream import check_config
-from cmp_mm.engine import launch, write_durably
+from cmp_mm.engine import launch, read_curve, write_durably
 
 ROOT = Path(__file__).resolve().parents[2]
 METRICS = {'mmseg': 'mIoU', 'mmpose': 'coco/AP', 'mmdet': 'coco/segm_mAP'}
@@ -93,12 +93,9 @@ def freeze(cfg: Config) -> None:
 
 def make_config(args: argparse.Namespace, source: str, seed: int, mode: str) -> Config:
     """The config of one run."""
-    cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options)
+    cfg = launch.load_config(args.config, args.cfg_options, args.data_root)
     cfg.model.backbone.init_cfg.source = source
     cfg.randomness = dict(seed=seed)
-    if args.data_root:
-        launch.set_data_root(cfg, args.data_root)
     if mode == 'frozen':
         freeze(cfg)
     return cfg
@@ -111,20 +108,6 @@ def fingerprint(cfg: Config, source: str) -> str:
     for file in sorted(file for file in files if file.is_file()):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def read_curve(folder: Path, metric: str) -> list[tuple[int, float]]:
-    """(step, value) of every validation in a work folder, also if the run was resumed."""
-    values = {}
-    for file in sorted(folder.glob('*/vis_data/scalars.json')):
-        for line in file.read_text(encoding='utf-8').splitlines():
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # the last line of a killed run
-            if metric in entry and 'step' in entry:
-                values[int(entry['step'])] = float(entry[metric])
-    return sorted(values.items())
 
 
 def train(cfg: Config, folder: Path, prefix: str) -> None:
@@ -261,7 +244,7 @@ def main() -> int:
                 result.update(final=curve[-1][1], best=max(value for _, value in curve), curve=curve)
                 write_durably(file, json.dumps(result).encode())
                 spent, trained = spent + seconds, trained + 1
-        except (RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             print(error, file=sys.stderr)
             return 1
         results.append(json.loads(file.read_text(encoding='utf-8')))
