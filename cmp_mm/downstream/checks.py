@@ -30,7 +30,7 @@ LAYOUTS = {
     'CIHPDataset': 'Training/{Images/*.jpg,Category_ids/*.png} and Validation/{Images/*.jpg,'
     'Category_ids/*.png}',
     'CamVidDataset': 'images/{train,val}/*.jpg and masks/{train,val}/*.png',
-    'CCPDataset': 'images/{train,val}/*.jpg, masks/{train,val}/*.png, label_list.json, coarse_map.json',
+    'CCPDataset': 'images/{train,val}/*.jpg, masks/{train,val}/*.png and coarse_map.json',
     'PuppetPartsDataset': '{train,val}.json, frames/CLIP/*.jpg and parts/CLIP/*.png, as '
     'tools/dataset_converters/render_puppets.py writes them',
     'ForegroundDataset': 'images/CLIP/*.jpg and masks/CLIP/*.png',
@@ -84,14 +84,15 @@ def check_package(module: str) -> None:
 
 
 def check_import(module: str) -> None:
-    """Import a downstream package, so that what it needs and nothing declares is said in one line.
+    """Check a downstream package and import it, so that what it needs and does not declare is one line too.
 
     Args:
         module: ``mmseg``, ``mmpose`` or ``mmdet``.
 
     Raises:
-        PackageError: it cannot be imported; with the reason and the command.
+        PackageError: see :func:`check_package`, or it cannot be imported; with the reason and the command.
     """
+    check_package(module)
     try:
         for part in ('models', 'datasets'):
             importlib.import_module(f'{module}.{part}')

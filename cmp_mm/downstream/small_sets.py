@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 from cmp_mm.datasets import AnnotationError
 from cmp_mm.registry import DATASETS
 
-from .checks import check_package, check_root
+from .checks import check_import, check_root
 
-check_package('mmseg')  # says more than the import below would
+check_import('mmseg')  # says more than the import below would
 
 from mmseg.datasets import BaseSegDataset  # noqa: E402
 
