@@ -24,6 +24,8 @@ _DEPTHS = {
     (True, (3, 4, 23, 3)): 101,
     (True, (3, 8, 36, 3)): 152,
 }
+# Of a head; the reference's widest is 2 x 99.
+MAX_WIDTH = 1998
 # The names that differ inside the decoders; the propagation nets are handled by _propagation_key.
 _DECODER_NAMES = {
     'upsampled_flow8_to_4': 'upsample_flow8',
@@ -62,10 +64,10 @@ def convert_official(state_dict: Mapping[str, Tensor], alexnet_stride: int = 32)
         # Files older than torch 0.4.1 lack the counter; it has no effect at the reference's momentum.
         renamed.setdefault(key.removesuffix('running_var') + 'num_batches_tracked', torch.tensor(0))
     if not whole:
-        _check(MODELS.build({'_scope_': 'cmp_mm', **backbone}), renamed, 'backbone.')
+        _check(backbone, renamed, 'backbone.')
         return backbone, renamed
     config = _model_config(state, backbone, neck)
-    _check(MODELS.build({'_scope_': 'cmp_mm', **config}), renamed)
+    _check(config, renamed)
     return config, renamed
 
 
@@ -87,16 +89,22 @@ def _encoder_configs(state: dict[str, Tensor], alexnet_stride: int) -> tuple[dic
 def _model_config(state: dict[str, Tensor], backbone: dict, neck: dict) -> dict:
     """The rest of the model, by the keys of its decoder."""
     combo = sorted(
-        {int(m[1]) for m in (re.match(r'flow_decoder\.decoder(\d+)\.', key) for key in state) if m}
+        {int(m[1]) for m in (re.match(r'flow_decoder\.decoder([1-9]\d?)\.', key) for key in state) if m}
     )
     heads = [key for key in ('flow_decoder.head.weight', 'flow_decoder.predict_flow8.weight') if key in state]
     if not combo or not heads:
         raise OfficialFormatError(
             f'no reference weights: the flow decoder has no propagation nets or no head; {_EXPECTED}.'
         )
-    width = state[heads[0]].shape[0]
+    shape = tuple(state[heads[0]].shape)
+    width = shape[0] if len(shape) == 4 else 0
+    # Raw flow, or an odd number of bins for each of x and y.
+    if width != 2 and (width % 4 != 2 or width > MAX_WIDTH):
+        raise OfficialFormatError(f'no reference weights: {heads[0]} is of shape {shape}; {_EXPECTED}.')
     decoder = dict(combo=tuple(combo), out_channels=width)
     if any(key.startswith('flow_decoder.fusion8.') for key in state):
+        if backbone['type'] != 'ResNet':
+            raise OfficialFormatError(f'no reference weights: AlexNet has no skip connections; {_EXPECTED}.')
         skip = (64, 256 if neck['in_channels'] == 2048 else 64)
         backbone.update(out_stem=True, out_indices=(0, 3))
         if heads[0].startswith('flow_decoder.predict_flow8'):
@@ -128,7 +136,7 @@ def _rename(key: str, encoder: str) -> str:
     if part == 'flow_encoder':
         return 'guidance_encoder.' + name
     if part == 'flow_decoder':
-        net = re.fullmatch(r'decoder(\d+)\.(\d+)\.(\w+)', name)
+        net = re.fullmatch(r'decoder(\d{1,3})\.(\d{1,3})\.(\w+)', name)
         if net:
             return _propagation_key(int(net[1]), int(net[2]), net[3])
         first, _, rest = name.partition('.')
@@ -142,8 +150,11 @@ def _propagation_key(scale: int, index: int, name: str) -> str:
     return f'decoder.propagation.nets.scale{scale}.{index // 3}.{index % 3}.{name}'
 
 
-def _check(module: torch.nn.Module, state: dict[str, Tensor], prefix: str = '') -> None:
-    """Hold ``state`` against ``module``, of which only the part ``prefix`` is expected in full."""
+def _check(config: dict, state: dict[str, Tensor], prefix: str = '') -> None:
+    """Hold ``state`` against what ``config`` builds; only the part ``prefix`` is expected in full."""
+    # Names and shapes are enough: no memory is taken and no random number drawn for the weights.
+    with torch.device('meta'):
+        module = MODELS.build({'_scope_': 'cmp_mm', **config})
     expected = {prefix + key: value.shape for key, value in module.state_dict().items()}
     given = {key: value.shape for key, value in state.items() if not (prefix and key.startswith('neck.'))}
     missing = sorted(expected.keys() - given.keys())

@@ -129,6 +129,47 @@ def test_a_damaged_model_is_refused_with_the_keys(damage, message):
         convert_official(state)
 
 
+@pytest.mark.parametrize('shape', [(), (0, 128, 1, 1), (3, 128, 1, 1), (200, 128, 1, 1), (198,)])
+@pytest.mark.parametrize('variant', ['alexnet_plain', 'resnet50_plain'])
+def test_a_head_that_is_none_is_refused(variant, shape):
+    state = weights(variant)
+    state['module.flow_decoder.head.weight'] = torch.empty(shape)
+    with pytest.raises(OfficialFormatError, match=r'head.weight is of shape \(.*expected a checkpoint'):
+        convert_official(state)
+
+
+def test_a_head_of_a_huge_claimed_width_takes_no_memory():
+    """A tensor without strides has any size in a file of a few bytes."""
+    state = weights('resnet50_plain')
+    with torch.device('cpu'):
+        state['module.flow_decoder.head.weight'] = torch.zeros(1).expand(10**9 + 2, 128, 1, 1)
+        with pytest.raises(OfficialFormatError, match='is of shape'):
+            convert_official(state)
+
+
+def test_alexnet_with_skip_connections_is_refused():
+    state = weights('alexnet_plain')
+    state['module.flow_decoder.fusion8.0.weight'] = torch.empty(1)
+    with pytest.raises(OfficialFormatError, match='AlexNet has no skip connections'):
+        convert_official(state)
+
+
+@pytest.mark.parametrize('number', ['0', '64000', '9' * 5000])
+def test_a_propagation_net_of_an_impossible_scale_is_refused(number):
+    state = weights('resnet50_plain')
+    state[f'module.flow_decoder.decoder{number}.0.weight'] = torch.empty(1)
+    with pytest.raises(OfficialFormatError, match='1 keys unknown'):
+        convert_official(state)
+
+
+def test_weights_that_are_checked_take_no_memory_and_no_random_numbers():
+    with torch.device('cpu'):
+        state = {key: torch.zeros(()).expand(shape) for key, shape in SHAPES['resnet50_plain'].items()}
+        before = torch.get_rng_state()
+        convert_official(state)
+        assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize(
     'state', [{}, {'backbone.conv1.weight': 0}, {'features.0.weight': 0}, {'layer1.0.conv1.weight': 0}]
 )
