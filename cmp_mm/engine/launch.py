@@ -92,7 +92,7 @@ def load_config(path: str, options: Mapping[str, Any] | None = None, data_root: 
 
 def _first_import_error(error: BaseException) -> BaseException:
     """What a failed import began with: mmengine says of ``custom_imports`` only that they failed."""
-    while isinstance(error, ImportError):
+    while isinstance(error, ImportError) and not isinstance(error, UsageError):
         earlier = error.__cause__ or error.__context__
         if not isinstance(earlier, ImportError):
             break

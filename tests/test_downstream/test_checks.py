@@ -148,7 +148,10 @@ def test_a_config_whose_imports_fail_names_what_is_missing(tmp_path, monkeypatch
     with pytest.raises(launch.UsageError, match="config.py cannot .* No module named 'no_such_req") as error:
         launch.load_config(str(tmp_path / 'config.py'))
     one_line(error)
-    text = 'from cmp_mm.downstream.checks import PackageError\nraise PackageError("mmx is missing: pip")'
+    text = (
+        'from cmp_mm.downstream.checks import PackageError\n'
+        'raise PackageError("mmx is missing: pip") from ImportError("no mmx")'
+    )
     (tmp_path / 'packaged.py').write_text(text)
     (tmp_path / 'config.py').write_text("custom_imports = dict(imports=['packaged'])")
     with pytest.raises(launch.UsageError) as error:
