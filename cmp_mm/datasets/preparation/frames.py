@@ -17,6 +17,8 @@ from .sources import Source, list_frames
 
 # Two 8K frames. Larger ones are refused before memory is asked for.
 MAX_PIXELS = 2**26
+# The same for FFmpeg, which decodes a first frame as it opens a file, so that it must know it then already.
+LIMITS = dict(max_pixels=str(MAX_PIXELS))
 # OpenCV's DIS flow reads outside its memory below 16; nothing is learnt from such frames anyway.
 MIN_SIDE = 16
 # A stream that ends this much before its stated end was cut off.
@@ -95,7 +97,7 @@ class FrameReader:
         return wanted
 
     def _read_video(self) -> Iterator[Frame]:
-        with av.open(self._source.path, metadata_errors='replace') as container:
+        with av.open(self._source.path, metadata_errors='replace', options=LIMITS) as container:
             stream = container.streams.best('video')
             if stream is None:
                 raise SourceError('has no video stream')
@@ -107,7 +109,7 @@ class FrameReader:
             context.thread_type = 'AUTO' if self._threads > 1 else 'SLICE'
             context.thread_count = self._threads
             # What frames themselves claim, whatever the file says of them.
-            context.options = {**context.options, 'max_pixels': str(MAX_PIXELS)}
+            context.options = {**context.options, **LIMITS}
             rate = float(stream.average_rate or stream.guessed_rate or 25)
             length = _stated_length(container, stream)
             resizer = _VideoResizer(self._settings.short_side)

@@ -1,8 +1,11 @@
+import io
+import re
 import struct
 import subprocess
 import sys
 import zlib
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -192,7 +195,23 @@ def claims(texture):
     for name, side in (('6.gif', 31623), ('7.gif', 15000)):
         gif[6:10] = struct.pack('<HH', side, side)
         files[name] = bytes(gif)
+    # FFmpeg decodes a frame as it opens this, and refuses of itself only what has 2^28 pixels or more.
+    header = struct.pack('>IIBBBBB', 16000, 16000, 16, 6, 0, 0, 0)
+    files['8.mov'] = png_in_a_video(header)
     return files
+
+
+def png_in_a_video(header: bytes) -> bytes:
+    """Two frames of 32 x 32 pixels, whose PNG headers say otherwise."""
+    buffer = io.BytesIO()
+    with av.open(buffer, 'w', format='mov') as container:
+        stream = container.add_stream('png', rate=10)
+        stream.height, stream.width, stream.pix_fmt = 32, 32, 'rgb24'
+        for _ in range(2):
+            frame = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), 'rgb24')
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return re.sub(rb'(?s)\x00\x00\x00\x0dIHDR.{17}', lambda _: chunk(b'IHDR', header), buffer.getvalue())
 
 
 READ_CLAIMS = """
@@ -210,7 +229,7 @@ def peak():
 
 for path in sorted(Path(sys.argv[1]).iterdir()):
     base = peak()
-    if path.suffix == '.gif':
+    if path.suffix in ('.gif', '.mov'):
         try:
             found = list(FrameReader(Source(str(path), 'video', 'v', 'v', 'v'), PairSettings(short_side=16)))
         except SourceError:
