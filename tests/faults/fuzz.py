@@ -1,13 +1,14 @@
 """Feed changed bytes to all readers of what comes from outside: each must end in a result or a defined error.
 
-    python -m tests.faults.fuzz --count 100000                    # random changes, every reader
-    python -m tests.faults.fuzz --engine atheris --count 100000   # guided by coverage; pip install atheris
-    python -m tests.faults.fuzz --readers flow video --count 1000
+    python -m tests.faults.fuzz --count 100000                     # every reader, by both engines
+    python -m tests.faults.fuzz --engines guided --readers flow video --count 1000
 
-Every input of the first kind follows from the seed, the reader and its number alone. The readers run in
-processes of their own, whose memory is limited. A fault is: an error that is not the reader's own, a crash,
-more than --megabytes of memory above the start, or more seconds than the reader may take. Readers of videos
-and of folders of frames may crash: the preparation has them in worker processes, as here, and goes on.
+There are two engines: "random" changes whole files, and each input follows from the seed, the reader and its
+number alone; "guided" changes what has reached something new, see guided.py. The readers run in processes of
+their own, whose memory is limited. A fault is: an error that is not the reader's own, a crash, more than
+--megabytes of memory above the start, or more seconds than the reader may take; the input is kept in --keep.
+Readers of videos and of folders of frames may crash: the preparation has them in worker processes, as here,
+and goes on.
 """
 
 import argparse
@@ -20,18 +21,19 @@ import re
 import resource
 import signal
 import struct
-import subprocess
 import sys
 import time
 import traceback
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from .common import ROOT, build_parser, finish, temporary_folder
+from .guided import Growing, records
 
 GROUPS = ('flow', 'annotation', 'image', 'checkpoint', 'guidance', 'video')
 # As the preparation gives its workers; read when OpenCV is loaded.
@@ -43,6 +45,8 @@ FAULT, CRASH, HANG, GREEDY = 255, 254, 253, 252
 FAULTS = {FAULT: 'undefined error', CRASH: 'crash', HANG: 'hang', GREEDY: 'memory'}
 # A reader that waits, rather than works, is given more: the machine may be busy.
 PATIENCE = 20
+# Inputs of so many bytes can be kept, and so many of a reader are.
+MOST_KEPT_BYTES, MOST_KEPT = 2**24, 20
 
 
 def make_readers(group: str, folder: Path) -> list[Any]:
@@ -63,21 +67,43 @@ def input_of(reader: Any, seed: int, number: int) -> bytes:
     return reader.change(rng.choice(reader.corpus), rng, reader.corpus)
 
 
+class Changing:
+    """Chooses inputs: random changes of whole files."""
+
+    def __init__(self, reader: Any, seed: int, file: Path) -> None:
+        self.input, self.read = partial(input_of, reader, seed), reader.read
+
+    def prepare(self) -> None:
+        """Silence what decoders and loggers say."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+ENGINES = {'random': Changing, 'guided': Growing}
+
+
 class Shared:
     """What a reading process writes down as it goes, so that its death loses nothing."""
 
-    FORM = struct.Struct('qqd')  # number of the input at work, peak memory in KiB, longest time in seconds
+    # Number of the input at work, peak memory in KiB, longest time in seconds, bytes of the input.
+    FORM = struct.Struct('qqdq')
 
     def __init__(self, count: int) -> None:
         self.outcomes, self._state = mmap.mmap(-1, max(count, 1)), mmap.mmap(-1, self.FORM.size)
+        self._data = mmap.mmap(-1, MOST_KEPT_BYTES)
 
-    def write(self, number: int, peak: int, longest: float) -> None:
+    def write(self, number: int, peak: int, longest: float, data: bytes = b'') -> None:
         """Note what is being read."""
-        self.FORM.pack_into(self._state, 0, number, peak, longest)
+        data = data[:MOST_KEPT_BYTES]
+        self._data[: len(data)] = data
+        self.FORM.pack_into(self._state, 0, number, peak, longest, len(data))
 
     def read(self) -> tuple[int, int, float]:
-        """What `write` was given last."""
-        return self.FORM.unpack_from(self._state, 0)
+        """What `write` was given last, without the input."""
+        return self.FORM.unpack_from(self._state, 0)[:3]
+
+    def data(self) -> bytes:
+        """The input that `write` was given last."""
+        return self._data[: self.FORM.unpack_from(self._state, 0)[3]]
 
 
 class Reading:
@@ -85,14 +111,14 @@ class Reading:
 
     Args:
         reader: what reads.
-        seed: of the inputs.
+        engine: chooses the inputs.
         shared: where outcomes go.
         log: file of the outcomes' names; faults go to one beside it.
         megabytes: above the start that the reader may take.
     """
 
-    def __init__(self, reader: Any, seed: int, shared: Shared, log: Path, megabytes: int) -> None:
-        self.reader, self.seed, self.shared = reader, seed, shared
+    def __init__(self, reader: Any, engine: Any, shared: Shared, log: Path, megabytes: int) -> None:
+        self.reader, self.engine, self.shared = reader, engine, shared
         self.log, self.limit = log, max(megabytes, reader.megabytes) * 1024
         self.names = log.read_text().splitlines()
 
@@ -101,15 +127,16 @@ class Reading:
         resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_BYTES, ADDRESS_BYTES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         faulthandler.disable()
-        for stream in (1, 2):  # what decoders and loggers say
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        self.engine.prepare()
         self.reader.read(self.reader.corpus[0])  # loads what is loaded on first use
         start, longest = _peak_kib(), 0.0
         for number in range(first, count):
-            self.shared.write(number, _peak_kib(), longest)
-            data, before = input_of(self.reader, self.seed, number), time.process_time()
+            data = self.engine.input(number)
+            self.shared.write(number, _peak_kib(), longest, data)
+            before = time.process_time()
             try:
-                outcome = self._place(self.reader.read(data))
+                outcome = self._place(self.engine.read(data))
             except Exception:
                 outcome = FAULT
                 lines = traceback.format_exc().splitlines()
@@ -132,7 +159,7 @@ class Reading:
 
     def _note(self, number: int, code: int, text: str) -> None:
         with open(self.log.with_suffix('.faults'), 'a') as file:
-            file.write(json.dumps([number, code, text]) + '\n')
+            file.write(json.dumps([number, code, text, self.shared.data().hex()]) + '\n')
 
 
 def _peak_kib() -> int:
@@ -168,23 +195,34 @@ def watch(pid: int, reader: Any, shared: Shared, count: int, end: float, bar: tq
 
 
 def fuzz_reader(
-    reader: Any, count: int, seed: int, minutes: float, megabytes: int, folder: Path, shown: bool = True
+    reader: Any,
+    engine: str,
+    count: int,
+    seed: int,
+    minutes: float,
+    megabytes: int,
+    folder: Path,
+    keep: Path,
+    shown: bool = True,
 ) -> dict[str, Any]:
     """Feed a reader with changed bytes; returns what came of them."""
-    count = max(len(reader.corpus) + 1, round(count * reader.share))
-    shared, log = Shared(count), folder / 'outcomes'
+    count = max(len(reader.corpus) + 1, count)
+    shared, log, grown = Shared(count), folder / 'outcomes', folder / 'grown'
     faults = log.with_suffix('.faults')
     log.write_text('')
     faults.write_text('')
+    grown.unlink(missing_ok=True)
     began, first = time.monotonic(), 0
     end, crashes, longest, peak = began + 60 * minutes, [], 0.0, 0
-    with tqdm(total=count, desc=reader.name, unit='input', disable=not shown, mininterval=2) as bar:
+    name = f'{reader.name}, {engine}'
+    with tqdm(total=count, desc=name, unit='input', disable=not shown, mininterval=2) as bar:
         while first < count and time.monotonic() < end:
             shared.write(first, 0, 0.0)
             pid = os.fork()
             if pid == 0:
                 try:
-                    Reading(reader, seed, shared, log, megabytes).run(first, count)
+                    source = ENGINES[engine](reader, seed, grown)
+                    Reading(reader, source, shared, log, megabytes).run(first, count)
                     os._exit(0)
                 finally:
                     os._exit(1)
@@ -194,10 +232,10 @@ def fuzz_reader(
             if hung or (os.WIFSIGNALED(status) and time.monotonic() < end):
                 shared.outcomes[first] = code = HANG if hung else CRASH
                 text = f'over {reader.seconds:g} s' if hung else signal.Signals(os.WTERMSIG(status)).name
-                crashes.append((first, code, text))
+                crashes.append((first, code, text, shared.data().hex()))
                 first += 1
             elif os.WIFEXITED(status) and first < count:
-                raise RuntimeError(f'{reader.name}: the reading process gave up at input {first}')
+                raise RuntimeError(f'{name}: the reading process gave up at input {first}')
     survived = [one for one in crashes if one[1] == CRASH and reader.may_crash]
     found = [
         *map(json.loads, faults.read_text().splitlines()),
@@ -206,12 +244,15 @@ def fuzz_reader(
     codes = Counter(shared.outcomes[:first])
     return {
         'reader': reader.name,
+        'engine': engine,
         'tried': first - codes[0],
         'outcomes': {name: codes[place] for place, name in enumerate(log.read_text().splitlines(), 1)},
+        'kept': sum(1 for _ in records(grown)) if grown.exists() else 0,
         'crashes_survived': len(survived),
         'not_survived': [
-            f'{reader.name}, seed {seed}, input {number}: {FAULTS[code]}: {text}'
-            for number, code, text in found
+            f'{name}, seed {seed}, input {number}: {FAULTS[code]}: {text}'
+            + (f'; see {keep_input(keep, name, number, data)}' if place < MOST_KEPT else '')
+            for place, (number, code, text, data) in enumerate(found)
         ],
         'longest_seconds': round(longest, 2),
         'peak_mb': peak // 1024,
@@ -219,31 +260,12 @@ def fuzz_reader(
     }
 
 
-def guide_reader(group: str, place: int, reader: Any, args: argparse.Namespace) -> dict[str, Any]:
-    """Let atheris choose the changes, in a process of its own; returns what came of them."""
-    began = time.monotonic()
-    count = max(1, round(args.count * reader.share))
-    options = [f'-runs={count}', f'-max_total_time={int(60 * args.minutes)}', f'-seed={args.seed + 1}']
-    options += [f'-timeout={int(PATIENCE * reader.seconds)}', '-print_final_stats=1', '-max_len=65536']
-    options += [f'-rss_limit_mb={args.megabytes + 1024}', '-verbosity=1']
-    command = [sys.executable, '-m', 'tests.faults.guided', group, str(place), *options]
-    print(f'{reader.name}: {count} inputs, at most {args.minutes:g} minutes ...', file=sys.stderr, flush=True)
-    done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    text = done.stderr.decode('utf-8', 'replace')
-    numbers = dict(re.findall(r'stat::(\w+):\s+(\d+)', text))
-    covered = re.findall(r' cov: (\d+)', text)
-    lines = [line for line in text.splitlines() if 'Error' in line or 'SUMMARY' in line or 'ERROR' in line]
-    failed = [f'{reader.name}: exit code {done.returncode}: {" / ".join(lines[-3:])[:500]}']
-    return {
-        'reader': reader.name,
-        'tried': int(numbers.get('number_of_executed_units', 0)),
-        'outcomes': {'branches covered': int(covered[-1]) if covered else 0},
-        'crashes_survived': 0,
-        'not_survived': failed if done.returncode else [],
-        'longest_seconds': int(numbers.get('slowest_unit_time_sec', 0)),
-        'peak_mb': int(numbers.get('peak_rss_mb', 0)),
-        'seconds': round(time.monotonic() - began, 1),
-    }
+def keep_input(keep: Path, name: str, number: int, data: str) -> Path:
+    """Write an input that is a fault to a file."""
+    keep.mkdir(parents=True, exist_ok=True)
+    path = keep / f'{re.sub("[^a-z0-9]+", "_", name.lower())}_{number}'
+    path.write_bytes(bytes.fromhex(data))
+    return path
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -257,50 +279,46 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     results: list[dict[str, Any]] = []
-    report = {'script': f'fuzz, {args.engine}', 'seed': args.seed, 'not_survived': [], 'readers': results}
+    report = {'script': 'fuzz', 'seed': args.seed, 'not_survived': [], 'readers': results}
     with temporary_folder() as name:
         for group in args.readers:
-            for place, reader in enumerate(make_readers(group, Path(name))):
-                if args.only and args.only not in reader.name:
+            for reader in make_readers(group, Path(name)):
+                if args.only and not any(text in reader.name for text in args.only):
                     continue
-                if args.engine == 'random':
-                    limits = (args.seed, args.minutes, args.megabytes, Path(name))
-                    result = fuzz_reader(reader, args.count, *limits)
-                elif reader.may_crash:
-                    # Its work is in libraries that are not instrumented.
-                    continue
-                else:
-                    result = guide_reader(group, place, reader, args)
-                results.append(result)
-                report['not_survived'] += result['not_survived']
-                # At once: it may be long before the last reader is done.
-                print(json.dumps({**result, 'not_survived': len(result['not_survived'])}), flush=True)
-                if args.json is not None:
-                    args.json.write_text(json.dumps(report, indent=1) + '\n')
+                for engine in args.engines:
+                    limits = (args.count, args.seed, args.minutes, args.megabytes, Path(name), args.keep)
+                    result = fuzz_reader(reader, engine, *limits)
+                    results.append(result)
+                    report['not_survived'] += result['not_survived']
+                    # At once: it may be long before the last reader is done.
+                    print(json.dumps({**result, 'not_survived': len(result['not_survived'])}), flush=True)
+                    if args.json is not None:
+                        args.json.write_text(json.dumps(report, indent=1) + '\n')
     return report
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit code."""
-    parser = build_parser(__doc__, 100_000, 'inputs for each reader; slow ones get a share')
-    parser.add_argument('--engine', choices=('random', 'atheris'), default='random', help='(%(default)s)')
+    parser = build_parser(__doc__, 100_000, 'inputs for each reader and engine')
+    parser.add_argument('--engines', nargs='+', choices=ENGINES, default=list(ENGINES), help='(both)')
     parser.add_argument('--readers', nargs='+', choices=GROUPS, default=GROUPS, help='groups of readers')
-    parser.add_argument('--only', metavar='TEXT', help='of these the readers whose name holds this')
+    parser.add_argument('--only', nargs='+', metavar='TEXT', help='of these the readers named so or so on')
+    parser.add_argument(
+        '--keep', type=Path, default=ROOT / 'work_dirs' / 'fuzz', help='folder of the inputs that are faults'
+    )
     parser.add_argument('--megabytes', type=int, default=256, help='that a reader may take (%(default)s)')
     args = parser.parse_args(argv)
-    if args.engine == 'atheris':
-        try:
-            import atheris  # noqa: F401
-        except ImportError:
-            parser.error('--engine atheris needs atheris: pip install atheris')
     report = run(args)
     rows: list[tuple] = [
-        ('reader', 'inputs', 'outcomes', 'crashes survived', 'faults', 'longest s', 'peak MB')
+        (
+            *('reader', 'engine', 'inputs', 'outcomes', 'kept'),
+            *('crashes survived', 'faults', 'longest s', 'peak MB'),
+        )
     ]
     for one in report['readers']:
         outcomes = ', '.join(f'{name} {count}' for name, count in one['outcomes'].items())
         numbers = (one['crashes_survived'], len(one['not_survived']), one['longest_seconds'], one['peak_mb'])
-        rows.append((one['reader'], one['tried'], outcomes, *numbers))
+        rows.append((one['reader'], one['engine'], one['tried'], outcomes, one['kept'], *numbers))
     return finish(report, args.json, rows)
 
 

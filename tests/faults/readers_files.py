@@ -29,7 +29,6 @@ class Reader:
         change: makes other bytes of whole ones; by default `mutate`.
         seconds: an input may take.
         may_crash: a library may take its process along; the product reads in one that may die.
-        share: of the inputs asked for, where one takes long.
         megabytes: that an input may take, where that is more than the script allows.
     """
 
@@ -39,7 +38,6 @@ class Reader:
     change: Callable[[bytes, random.Random, list[bytes]], bytes] = mutate
     seconds: float = 5.0
     may_crash: bool = False
-    share: float = 1.0
     megabytes: int = 0
 
 

@@ -1,17 +1,21 @@
 """The readers of checkpoints, of guidance from users, and of what a browser sends to the page."""
 
 import argparse
+import ast
 import contextlib
+import functools
 import json
 import math
 import random
 import struct
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from .common import ROOT
 from .mutate import TEXTS, change_member, mutate
 from .readers_files import Reader, encoded, texture
 
@@ -86,10 +90,21 @@ def checkpoint_readers(folder: Path) -> list[Reader]:
     from mmengine.logging import HistoryBuffer
 
     from cmp_mm.downstream.backbone_init import read_weights
-    from cmp_mm.engine import CheckpointError, find_resumable, load_checkpoint_file, state_dict_of
+    from cmp_mm.engine import (
+        CheckpointError,
+        checkpoint_files,
+        find_resumable,
+        load_checkpoint_file,
+        state_dict_of,
+    )
+    from cmp_mm.models import official
     from cmp_mm.models.official import OfficialFormatError, convert_official
+    from cmp_mm.registry import MODELS
 
     path, tensors = folder / 'mutant.pth', folder / 'mutant.safetensors'
+    # The checkpoints that are pointed to stay as they are: once read is enough.
+    checkpoint_files._why_not = functools.lru_cache(checkpoint_files._why_not)
+    checkpoint_files._saved_at = functools.lru_cache(checkpoint_files._saved_at)
 
     def saved(content: Any, legacy: bool = False) -> bytes:
         buffer = io.BytesIO()
@@ -128,18 +143,29 @@ def checkpoint_readers(folder: Path) -> list[Reader]:
         return 'read'
 
     def convert(data: bytes) -> str:
-        choices, state = Choices(data), {}
-        for _ in range(1 + choices.take(1)[0] % 12):
-            stem = choices.pick(stems)
-            key = (
-                choices.pick(keys)
-                if choices.take(1)[0] % 4
-                else f'{stem}{choices.pick(("0", "1.weight", ""))}'
-            )
-            shape = [choices.take(1)[0] % 9 * choices.pick((1, 1, 64)) for _ in range(choices.take(1)[0] % 5)]
-            state[key] = torch.empty(shape, device='meta')
+        choices = Choices(data)
+        shapes = dict(choices.pick(variants))
+        for _ in range(choices.take(1)[0] % 6):
+            key = list(shapes)[int.from_bytes(choices.take(2), 'little') % len(shapes)]
+            kind = choices.take(1)[0] % 5
+            if kind == 0:
+                del shapes[key]
+            elif kind == 1:
+                part, other = choices.pick(key.split('.')), choices.pick(parts)
+                shapes[key.replace(part, other)] = shapes.pop(key)
+            elif kind == 2:
+                stem = choices.pick(('module.image_encoder', 'module.', 'module.flow'))
+                shapes = {key.removeprefix(stem): shapes[key] for key in shapes if stem in key}
+            else:
+                key = choices.pick(keys) if kind == 3 else key
+                sides = [
+                    choices.pick((0, 1, 2, 3, 64, 198, 256, 10**9)) for _ in range(choices.pick(range(6)))
+                ]
+                shapes[key] = sides
+            if not shapes:
+                break
         try:
-            convert_official(state)
+            convert_official({key: torch.empty(shape, device='meta') for key, shape in shapes.items()})
         except OfficialFormatError as error:
             assert '\n' not in str(error)
             return 'OfficialFormatError'
@@ -149,21 +175,21 @@ def checkpoint_readers(folder: Path) -> list[Reader]:
         whole = data[:2] == b'PK' and rng.random() < 0.6
         return change_member(data, rng, []) if whole else mutate(data, rng, others)
 
-    stems = ('image_encoder.', 'flow_encoder.features.', 'flow_decoder.', 'module.', '')
+    variants = list(
+        json.loads((ROOT / 'tests/data/model/official_state_dict_shapes.json').read_text()).values()
+    )
     keys = (
-        'conv1.weight',
-        'layer1.0.conv1.weight',
-        'layer4.2.conv3.weight',
-        'conv1.0.weight',
-        'fc7.0.weight',
+        'head.weight',
+        'predict_flow8.weight',
+        'fusion8.0.weight',
+        'decoder8.1.weight',
+        'decoder0.0.weight',
     )
-    keys += ('flow_decoder.decoder1.0.weight', 'flow_decoder.decoder2.1.weight', 'flow_decoder.head.weight')
-    keys += ('flow_encoder.features.0.weight', 'image_encoder.conv5.weight', 'flow_decoder.fusion8.0.weight')
-    keys += (
-        'image_encoder.conv1.weight',
-        'image_encoder.layer1.0.conv1.weight',
-        'flow_decoder.predict_flow8.0',
-    )
+    keys = tuple(f'module.flow_decoder.{key}' for key in keys) + ('module.image_encoder.conv1.0.weight', '')
+    parts = ('', 'x', '0', '7', '9' * 5000, 'image_encoder', 'conv1', 'layer4', 'decoder1', 'bn1', '\n')
+    # A network of each config is built once.
+    built = functools.lru_cache(64)(lambda config: MODELS.build(ast.literal_eval(config)))
+    official.MODELS = SimpleNamespace(build=lambda config: built(repr(config)))
     state = dict(w=torch.arange(8.0), b=torch.arange(3))
     meta = dict(meta=dict(iter=1, epoch=0, time='t'), optimizer={}, message_hub={})
     wholes = [
@@ -181,9 +207,8 @@ def checkpoint_readers(folder: Path) -> list[Reader]:
     return [
         Reader('checkpoint', wholes, read, change),
         Reader('checkpoint (safetensors)', safetensors, read_tensors),
-        Reader('checkpoint (last_checkpoint)', pointers, point, share=0.02),
-        # Each that is recognised builds a network.
-        Reader('checkpoint (reference, keys)', [random.Random(0).randbytes(99)], convert, share=0.1),
+        Reader('checkpoint (last_checkpoint)', pointers, point),
+        Reader('checkpoint (reference, keys)', [bytes([i]) + bytes(24) for i in range(5)], convert),
     ]
 
 
