@@ -86,7 +86,7 @@ class CCPDataset(SplitFolderDataset):
 
     Raises:
         FileNotFoundError: ``coarse_map.json`` is missing.
-        AnnotationError: it does not map to the nine classes.
+        AnnotationError: it cannot be read, or does not map to the nine classes.
     """
 
     METAINFO: ClassVar[dict] = dict(
@@ -108,9 +108,17 @@ class CCPDataset(SplitFolderDataset):
         """Read the label map, then the list of images."""
         if not self._fully_initialized:
             path = os.path.join(self.data_root, 'coarse_map.json')
-            with open(path, encoding='utf-8') as file:
-                coarse = json.load(file).get('map_59_to_coarse', [])
-            if not coarse or not set(coarse) <= set(range(len(self.METAINFO['classes']))):
+            try:
+                with open(path, encoding='utf-8') as file:
+                    coarse = json.load(file)['map_59_to_coarse']
+                known = bool(coarse) and set(coarse) <= set(range(len(self.METAINFO['classes'])))
+            except FileNotFoundError:
+                raise
+            except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+                raise AnnotationError(
+                    f'{path}: expected {{"map_59_to_coarse": [...]}}; got {type(error).__name__}: {error}'
+                ) from None
+            if not known:
                 raise AnnotationError(
                     f'{path}: expected map_59_to_coarse, a list of classes 0 to 8; got {coarse!r}'
                 )

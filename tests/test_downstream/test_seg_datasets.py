@@ -96,6 +96,14 @@ def test_ccp_maps_to_coarse_classes(tmp_path, write_pairs):
         train_set('ccp', tmp_path)
 
 
+@pytest.mark.parametrize('text', ['{"map_59', '[0, 1]', '{}', '{"map_59_to_coarse": 3}', '\ud800'])
+def test_ccp_says_what_is_wrong_with_its_map(tmp_path, write_pairs, text):
+    write_pairs(tmp_path / 'images/train', tmp_path / 'masks/train', 2)
+    (tmp_path / 'coarse_map.json').write_bytes(text.encode('utf-8', 'surrogatepass'))
+    with pytest.raises(ValueError, match=r'coarse_map\.json: expected .*map_59_to_coarse'):
+        train_set('ccp', tmp_path)
+
+
 def test_images_are_what_was_written(tmp_path, write_pairs):
     write_pairs(tmp_path / 'images/train', tmp_path / 'masks/train', 1)
     image = train_set('camvid', tmp_path)[0]['img']
