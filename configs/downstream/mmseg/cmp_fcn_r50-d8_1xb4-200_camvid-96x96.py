@@ -1,6 +1,6 @@
-_base_ = './cmp_fcn-32s_alexnet_1xb8-1k_ccp-160x160.py'
+_base_ = './cmp_fcn_r50-d8_1xb8-1k_camvid-160x160.py'
 
-# A minute on one CPU core: images at half their size, few iterations. Results are those at full size.
+# Minutes on one CPU core: images at half their size, few iterations. Results are those at full size.
 crop_size = (96, 96)
 train_pipeline, test_pipeline = _base_.train_pipeline, _base_.test_pipeline
 train_pipeline[2].update(scale=(320, 120))
@@ -10,6 +10,6 @@ model = dict(data_preprocessor=dict(size=crop_size))
 train_dataloader = dict(batch_size=4, dataset=dict(pipeline=train_pipeline))
 val_dataloader = test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 
-param_scheduler = [dict(type='PolyLR', eta_min=1e-4, power=0.9, begin=0, end=40, by_epoch=False)]
-train_cfg = dict(max_iters=40, val_interval=40)
-default_hooks = dict(logger=dict(interval=2), checkpoint=dict(interval=20))
+param_scheduler = [dict(type='PolyLR', eta_min=1e-4, power=0.9, begin=0, end=200, by_epoch=False)]
+train_cfg = dict(max_iters=200, val_interval=200)
+default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=100))
