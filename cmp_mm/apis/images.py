@@ -73,8 +73,9 @@ def decode_image(data: bytes, name: str = 'image') -> np.ndarray:
             if width * height > MAX_PIXELS:
                 raise InputError(f'{name} claims {width} x {height} pixels; at most {MAX_PIXELS} are read')
             image.load()
-            oriented = ImageOps.exif_transpose(image)
-        return np.array(oriented.convert('RGB'))
+            # Both make a copy of an image that needs no change: up to 256 MB each.
+            ImageOps.exif_transpose(image, in_place=True)
+            return np.array(image if image.mode == 'RGB' else image.convert('RGB'))
     except _READ_ERRORS as error:
         if isinstance(error, InputError):
             raise

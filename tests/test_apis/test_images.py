@@ -127,6 +127,13 @@ def test_a_huge_claim_is_refused_before_it_is_decoded(kind, monkeypatch):
         decode_image(huge(kind))
 
 
+def test_an_image_that_needs_no_change_is_not_copied(monkeypatch):
+    buffer = io.BytesIO()
+    Image.new('RGB', (5, 4), (1, 2, 3)).save(buffer, 'tiff')
+    monkeypatch.setattr(Image.Image, 'copy', lambda image: pytest.fail('copied'))
+    assert (decode_image(buffer.getvalue()) == (1, 2, 3)).all()
+
+
 def test_formats_that_are_programs_are_refused():
     """Pillow hands EPS to Ghostscript, which runs what is written in it."""
     buffer = io.BytesIO()
