@@ -29,15 +29,19 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--layout',
         choices=export.LAYOUTS,
-        default='mmengine',
         help='mmengine: dict(meta, state_dict), for the zoo; torchvision: the bare state dict, for '
         'torchvision.models.resnetNN().load_state_dict(..., strict=False), ResNets only; safetensors: the '
-        'bare tensors in that format (default: %(default)s)',
+        'bare tensors in that format (default: mmengine, and safetensors where OUT ends so)',
     )
     parser.add_argument(
         '--raw', action='store_true', help='of a run with EMA take the raw weights, not the averaged ones'
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    named = args.out.endswith('.safetensors')
+    if named and args.layout not in (None, 'safetensors'):
+        parser.error(f'{args.out} is named as safetensors, --layout is {args.layout}: change one of them')
+    args.layout = args.layout or ('safetensors' if named else 'mmengine')
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -68,6 +68,17 @@ def test_other_layouts(tool, trained, tmp_path, layout):
     assert all(torch.equal(value, whole[f'backbone.{key}']) for key, value in loaded.items())
 
 
+def test_a_name_of_safetensors_is_kept(tool, trained, tmp_path):
+    load = pytest.importorskip('safetensors.torch').load_file
+    out = tmp_path / 'backbone.safetensors'
+    code, output = tool(EXTRACT, trained, out)
+    assert code == 0, output
+    assert len(load(out)) == 120
+    code, output = tool(EXTRACT, trained, out, '--layout', 'torchvision')
+    assert code == 2 and 'is named as safetensors, --layout is torchvision' in output
+    assert len(load(out)) == 120
+
+
 def test_torchvision_takes_it(tool, trained, tmp_path):
     try:
         models = pytest.importorskip('torchvision.models')
