@@ -1,5 +1,6 @@
 """Replacing, counting and logging samples that cannot be used, and stopping where they are too many."""
 
+import contextlib
 import logging
 
 import cv2
@@ -101,6 +102,12 @@ def test_data_workers_count_together(pair_set, context):
     batches = iter(loader)
     with pytest.raises(TooManyBadSamplesError, match='max_bad_share = 0.15'):
         list(batches)
+    # What the workers read ahead is taken first: a spawned one that ends while its queue still pickles a
+    # tensor is aborted by the C++ runtime now and then ('terminate called without an active exception').
+    with contextlib.suppress(StopIteration):
+        while True:
+            with contextlib.suppress(TooManyBadSamplesError):
+                next(batches)
     batches._shutdown_workers()  # left to the garbage collector, torch waits five seconds for each
     assert dataset.ledger.num_bad >= 7  # the main process sees what its workers found
 
