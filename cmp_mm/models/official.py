@@ -81,8 +81,8 @@ def _encoder_configs(state: dict[str, Tensor], alexnet_stride: int) -> tuple[dic
     bottleneck = 'layer1.0.conv3.weight' in keys
     depth = _DEPTHS.get((bottleneck, blocks))
     if depth is None:
-        found = ', '.join(sorted(keys)[:3]) or ', '.join(sorted(state)[:3]) or 'no weights'
-        raise OfficialFormatError(f'no reference weights: found {found}, ...; {_EXPECTED}.')
+        found = _listed(sorted(keys) or sorted(state)) or 'no weights'
+        raise OfficialFormatError(f'no reference weights: found {found}; {_EXPECTED}.')
     return dict(type='ResNet', depth=depth), dict(type='ConvNeck', in_channels=2048 if bottleneck else 512)
 
 
@@ -150,6 +150,13 @@ def _propagation_key(scale: int, index: int, name: str) -> str:
     return f'decoder.propagation.nets.scale{scale}.{index // 3}.{index % 3}.{name}'
 
 
+def _listed(keys: list[str]) -> str:
+    """The first three, each on one line and of bounded length, whatever a file calls its weights."""
+    some = [key.encode('unicode_escape').decode() for key in keys[:3]]
+    some = [key if len(key) <= 80 else f'{key[:77]}...' for key in some]
+    return ', '.join(some) + (', ...' if len(keys) > 3 else '')
+
+
 def _check(config: dict, state: dict[str, Tensor], prefix: str = '') -> None:
     """Hold ``state`` against what ``config`` builds; only the part ``prefix`` is expected in full."""
     # Names and shapes are enough: no memory is taken and no random number drawn for the weights.
@@ -162,7 +169,7 @@ def _check(config: dict, state: dict[str, Tensor], prefix: str = '') -> None:
     reshaped = sorted(key for key in expected.keys() & given.keys() if expected[key] != given[key])
     if missing or unexpected or reshaped:
         found = '; '.join(
-            f'{len(keys)} keys {what} ({", ".join(keys[:3])}{", ..." if len(keys) > 3 else ""})'
+            f'{len(keys)} keys {what} ({_listed(keys)})'
             for keys, what in ((missing, 'missing'), (unexpected, 'unknown'), (reshaped, 'of another shape'))
             if keys
         )

@@ -178,6 +178,18 @@ def test_something_else_is_refused_with_what_was_expected(state):
         convert_official({key: torch.empty(1) for key in state})
 
 
+@pytest.mark.parametrize('prefix', ['', 'module.'])
+def test_strange_names_are_shown_on_one_short_line(prefix):
+    state = {prefix + name: torch.zeros(1) for name in ('a\nb', 'c' * 5000, '\x1b[31m', 'd')}
+    with pytest.raises(OfficialFormatError, match=r'found \\x1b\[31m, a\\nb, c{77}\.\.\., \.\.\.;') as caught:
+        convert_official(state)
+    assert '\n' not in str(caught.value)
+    whole = weights('alexnet_plain')
+    whole['module.flow_decoder.head.we\night'] = torch.zeros(1)
+    with pytest.raises(OfficialFormatError, match=r'1 keys unknown \(decoder.head.we\\night\)'):
+        convert_official(whole)
+
+
 def test_an_imagenet_classifier_is_refused():
     state = weights(
         'resnet50_plain', lambda k: 'image_encoder' in k and 'conv5' not in k, 'module.image_encoder.'

@@ -1,5 +1,6 @@
 """The evidence tables: what is compared, and that one command makes each."""
 
+import argparse
 import importlib
 import json
 import sys
@@ -89,10 +90,51 @@ def test_gain_is_seed_by_seed(tools):
         dict(mode='fine-tuned', init='random', mean=20.0, std=10.0, values=[10.0, 20.0, 30.0]),
         dict(mode='fine-tuned', init='cmp', mean=22.0, std=10.0, values=[12.0, 22.0, 32.0]),
     ]
-    rows = tools['transfer'].rows_of('10', dict(summary=summary))
+    rows = tools['transfer'].rows_of('10', dict(summary=[dict(row, lr=5e-4) for row in summary]))
     assert rows[1]['gain'] == 2 and rows[1]['gain_std'] == 0
     table = tools['transfer'].render_table(rows, 'mIoU')
-    assert '| 10 | fine-tuned | cmp | 22.0 ± 10.0 | +2.0 ± 0.0 | 12.0, 22.0, 32.0 |' in table
+    assert '| 10 | fine-tuned | cmp | 0.0005 | 22.0 ± 10.0 | +2.0 ± 0.0 | 12.0, 22.0, 32.0 |' in table
+
+
+def test_each_initialisation_gets_the_rate_that_is_best_on_images_kept_out(tools, tmp_path, monkeypatch):
+    calls = []
+
+    def learn(args, cfg, backbones, seeds, out):
+        """Random weights do best at .01; 'cmp' does at .001, and at .01 where nothing is kept out."""
+        lr, trained = cfg.optim_wrapper.optimizer.lr, cfg.train_dataloader.dataset
+        kept_out = cfg.val_dataloader.dataset.get('split') == 'train'
+        scores = dict(random=50 if lr == 0.01 else 40, cmp=60 if (lr == 0.001) == kept_out else 30)
+        calls.append((lr, sorted(backbones), seeds, list(trained.indices), cfg.val_dataloader.dataset))
+        summary = [dict(mode='fine-tuned', init=b, mean=scores[b], std=None, values=[]) for b in backbones]
+        return dict(summary=summary, runs=[], metric='mIoU')
+
+    transfer = tools['transfer']
+    monkeypatch.setattr(transfer, 'compare_inits', learn)
+    args = argparse.Namespace(
+        task='puppets', iterations=30, seeds=3, lr=[0.01, 0.001], frozen=False, out=tmp_path
+    )
+    report = transfer.compare(args, '10', 40, dict(random='random', cmp='file'))
+    assert [(row['init'], row['lr'], row['mean']) for row in report['summary']] == [
+        ('random', 0.01, 50),
+        ('cmp', 0.001, 30),
+    ]
+    assert report['tried'] == {0.01: dict(random=50, cmp=30), 0.001: dict(random=40, cmp=60)}
+    first, second, *final = calls
+    for _lr, names, seeds, indices, validation in (first, second):
+        assert (names, seeds, len(indices), len(validation.indices)) == (['cmp', 'random'], 1, 8, 2)
+        assert sorted([*indices, *validation.indices]) == list(range(10))
+        assert validation.pipeline[-1].type == 'PackSegInputs' and validation.pipeline[2].type != 'RandomCrop'
+    assert [call[:4] for call in final] == [
+        (0.01, ['random'], 3, list(range(10))),
+        (0.001, ['cmp'], 3, list(range(10))),
+    ]
+    assert all(call[4].split == 'val' and 'indices' not in call[4] for call in final)
+    with pytest.raises(ValueError, match='--labels 4: expected 5 or more'):
+        transfer.compare(args, '4', 40, dict(random='random'))
+    args.lr = [0.01]
+    calls.clear()
+    assert transfer.compare(args, 'all', 40, dict(random='random'))['tried'] == {}
+    assert len(calls) == 1 and calls[0][3] == list(range(40))
 
 
 def test_probe_reads_what_is_linear_and_counts_directions(need_probe):

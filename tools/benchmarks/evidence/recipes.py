@@ -75,6 +75,15 @@ def _walker(cfg: Config) -> None:
     cfg.model.use_guidance = False
 
 
+def _kaiming(cfg: Config) -> None:
+    # As large as the weights a downstream package would start from, so that a step there changes both alike.
+    set_guidance(cfg, [WATERSHED, GRID], 4)
+    cfg.model.backbone.init_cfg = [
+        dict(type='Kaiming', layer='Conv2d'),
+        dict(type='Constant', val=1, layer='BatchNorm2d'),
+    ]
+
+
 def _faithful_optimizer(cfg: Config) -> None:
     set_guidance(cfg, [WATERSHED, GRID], 4)
     cfg.optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4))
@@ -85,6 +94,7 @@ RECIPES = {
     'cmp': Recipe('CMP, K 15, grid 60'),
     'cmp-4': Recipe('CMP, the same, at most 4 points', _points(4)),
     'cmp-1to32': Recipe('CMP, the same, at most 1 to 32 points, drawn per image', _points((1, 32))),
+    'cmp-4-kaiming': Recipe('CMP, at most 4 points, Kaiming initialisation of the backbone', _kaiming),
     'cmp-2': Recipe('CMP, the same, at most 2 points', _points(2)),
     'cmp-k41': Recipe('CMP, K 41, grid 120', _kernel(41, 120)),
     'cmp-4-sgd': Recipe("CMP, at most 4 points, the reference's optimizer", _faithful_optimizer),

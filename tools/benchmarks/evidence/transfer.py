@@ -4,22 +4,27 @@ r"""Fine-tune a small backbone from random, Walker and CMP weights with few labe
         --pairs data/puppets_video --recipes walker cmp-4 --labels 10 40 all --seeds 3 --frozen \
         --out work_dirs/evidence/puppets
 
-Recipes that are not trained yet are trained first. For each number of labelled images the comparison is
-``compare_inits.py``'s, in a folder of its own, so the same command continues what was interrupted.
+Recipes that are not trained yet are trained first. Each initialisation gets the learning rate that suits it,
+chosen on labelled images kept out of training. For each number of labelled images the comparison is
+``compare_inits.py``'s, in folders of its own, so the same command continues what was interrupted.
 OUT/transfer.{md,json,png} are the result.
 """
 
 import argparse
+import copy
 import json
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 from mmengine.config import Config
+from mmengine.registry import DATASETS, DefaultScope
 from recipes import ROOT, add_pairs, add_scale, chosen_pairs, chosen_scale, pretrain
 
-from cmp_mm.engine import write_durably
+from cmp_mm.downstream import check_config
+from cmp_mm.engine import launch, write_durably
 
 TASKS = {
     name: f'configs/downstream/mmseg/cmp_fcn_r18-3stages-d8_1xb8-1k_{name}-{size}.py'
@@ -46,36 +51,115 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--seeds', type=int, default=3, help='of the fine-tuning')
     parser.add_argument('--pretrain-seed', type=int, default=0)
     parser.add_argument('--iterations', type=int, default=150, help='of the fine-tuning')
-    parser.add_argument('--lr', type=float, default=1e-3, help="of the fine-tuning's AdamW")
+    parser.add_argument(
+        '--lr',
+        type=float,
+        nargs='+',
+        default=[5e-4, 1e-3, 2e-3],
+        help="of the fine-tuning's AdamW; of several, each initialisation gets the one that is best on a "
+        'fifth of the labelled images, kept out of training for that (default: %(default)s)',
+    )
     parser.add_argument('--frozen', action='store_true', help='also one linear layer on the frozen backbone')
     parser.add_argument('--out', type=Path, required=True)
     return parser.parse_args()
 
 
-def compare(args: argparse.Namespace, labels: str, backbones: dict[str, str]) -> dict:
-    """Run ``compare_inits.py`` with so many labelled images; its report.
+def compare_inits(args: argparse.Namespace, cfg: Config, backbones: dict, seeds: int, out: Path) -> dict:
+    """Run ``compare_inits.py`` on a config; its report.
 
     Raises:
         RuntimeError: it failed.
     """
-    out = args.out / f'labels-{labels}'
-    cfg = Config.fromfile(ROOT / TASKS[args.task])
-    # AdamW's steps do not depend on the scale of the weights, which differs between the initialisations.
-    cfg.optim_wrapper.optimizer = dict(type='AdamW', lr=args.lr, weight_decay=0.01)
-    cfg.param_scheduler[0].update(end=args.iterations, eta_min=1e-6)
-    cfg.train_cfg.max_iters = cfg.train_cfg.val_interval = args.iterations
-    cfg.default_hooks.checkpoint.interval = args.iterations
-    if labels != 'all':
-        cfg.train_dataloader.dataset.indices = int(labels)
     out.mkdir(parents=True, exist_ok=True)
     cfg.dump(out / f'{args.task}.py')
     command = [sys.executable, ROOT / 'tools/benchmarks/compare_inits.py', out / f'{args.task}.py']
-    command += ['--inits', 'random', *(f'{name}={file}' for name, file in backbones.items())]
-    command += ['--seeds', args.seeds, '--data-root', args.data_root, '--out', out]
+    command += ['--inits', *(f'{name}={file}' for name, file in backbones.items())]
+    command += ['--seeds', seeds, '--data-root', args.data_root, '--out', out]
     command += ['--frozen'] if args.frozen else []
     if subprocess.run([*map(str, command)]).returncode != 0:
-        raise RuntimeError(f'{args.task} with {labels} labels failed; run the same command again to continue')
+        raise RuntimeError(f'{args.task} in {out} failed; run the same command again to continue')
     return json.loads((out / 'results.json').read_text(encoding='utf-8'))
+
+
+def task_config(
+    args: argparse.Namespace, lr: float, indices: list[int], held_out: list[int] | None
+) -> Config:
+    """The config of a fine-tuning on some of the labelled images.
+
+    Args:
+        args: the command line.
+        lr: learning rate of AdamW.
+        indices: the images to train on.
+        held_out: other images of the training split, to validate on; None for the validation split.
+    """
+    cfg = Config.fromfile(ROOT / TASKS[args.task])
+    # AdamW's steps do not depend on the size of the gradients, which differs between the initialisations.
+    cfg.optim_wrapper.optimizer = dict(type='AdamW', lr=lr, weight_decay=0.01)
+    cfg.param_scheduler[0].update(end=args.iterations, eta_min=1e-6)
+    cfg.train_cfg.max_iters = cfg.train_cfg.val_interval = args.iterations
+    cfg.default_hooks.checkpoint.interval = args.iterations
+    if held_out is not None:
+        validation = copy.deepcopy(cfg.train_dataloader.dataset)
+        validation.update(pipeline=cfg.val_dataloader.dataset.pipeline, indices=held_out)
+        cfg.val_dataloader.dataset = cfg.test_dataloader.dataset = validation
+    cfg.train_dataloader.dataset.indices = indices
+    return cfg
+
+
+def count_images(args: argparse.Namespace) -> int:
+    """Number of images in the training split."""
+    cfg = Config.fromfile(ROOT / TASKS[args.task])
+    launch.set_data_root(cfg, args.data_root)
+    check_config(cfg)
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        return len(DATASETS.build(cfg.train_dataloader.dataset))
+
+
+def compare(args: argparse.Namespace, labels: str, total: int, backbones: dict[str, str]) -> dict:
+    """Fine-tune every initialisation with so many labelled images, each at the rate that suits it.
+
+    Every rate is tried once, seed 0, with a fifth of the labelled images kept out of training; the one that
+    is best on these is used for all seeds, now with all of the labelled images. The validation split has no
+    say in it.
+
+    Args:
+        args: the command line.
+        labels: number of labelled images, or 'all'.
+        total: number of images of the training split.
+        backbones: name -> what the backbone starts from.
+
+    Returns:
+        The report of ``compare_inits.py``; each row of ``summary`` with the ``lr`` used, and ``tried``:
+        rate -> name -> metric on the images kept out.
+
+    Raises:
+        RuntimeError: a training failed.
+        ValueError: fewer than 5 images to choose a rate by.
+    """
+    out = args.out / f'labels-{labels}'
+    number = total if labels == 'all' else min(int(labels), total)
+    chosen, tried = dict.fromkeys(backbones, args.lr[0]), {}
+    if len(args.lr) > 1:
+        if number < 5:
+            raise ValueError(
+                f'--labels {labels}: expected 5 or more to choose one of several --lr by a fifth'
+            )
+        order = np.random.default_rng(0).permutation(number).tolist()
+        parts = order[number // 5 :], order[: number // 5]
+        for lr in args.lr:
+            report = compare_inits(args, task_config(args, lr, *parts), backbones, 1, out / f'try-{lr:g}')
+            tried[lr] = {row['init']: row['mean'] for row in report['summary'] if row['mode'] == 'fine-tuned'}
+        chosen = {name: max(args.lr, key=lambda lr: tried[lr][name]) for name in backbones}
+    summary, runs = [], []
+    for lr in dict.fromkeys(chosen.values()):
+        some = {name: backbones[name] for name in backbones if chosen[name] == lr}
+        cfg = task_config(args, lr, list(range(number)), None)
+        report = compare_inits(args, cfg, some, args.seeds, out / f'lr-{lr:g}')
+        summary += [dict(row, lr=lr) for row in report['summary']]
+        runs += [dict(run, lr=lr) for run in report['runs']]
+    names = list(backbones)
+    summary.sort(key=lambda row: (row['mode'] != 'fine-tuned', names.index(row['init'])))
+    return dict(report, summary=summary, runs=runs, tried=tried)
 
 
 def rows_of(labels: str, report: dict) -> list[dict]:
@@ -92,8 +176,8 @@ def rows_of(labels: str, report: dict) -> list[dict]:
 def render_table(rows: list[dict], metric: str) -> str:
     """Markdown: mean and standard deviation over the seeds."""
     lines = [
-        f'| labelled images | training | initialisation | {metric} | over random | runs |',
-        '| --- ' * 6 + '|',
+        f'| labelled images | training | initialisation | rate | {metric} | over random | runs |',
+        '| --- ' * 7 + '|',
     ]
 
     def pair(mean: float, std: float | None, sign: str) -> str:
@@ -102,7 +186,8 @@ def render_table(rows: list[dict], metric: str) -> str:
     for row in rows:
         values = ', '.join(f'{value:.1f}' for value in row['values'])
         gain = pair(row['gain'], row['gain_std'], '+') if row['init'] != 'random' else ''
-        cells = [row['labels'], row['mode'], row['init'], pair(row['mean'], row['std'], ''), gain, values]
+        cells = [row['labels'], row['mode'], row['init'], f'{row["lr"]:g}']
+        cells += [pair(row['mean'], row['std'], ''), gain, values]
         lines.append('| ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines) + '\n'
 
@@ -137,15 +222,14 @@ def main() -> int:
     args = parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     try:
+        pairs, total = chosen_pairs(args), count_images(args)
         trained = {
-            name: pretrain(
-                name, chosen_pairs(args), chosen_scale(args), args.pretrained or args.out, args.pretrain_seed
-            )
+            name: pretrain(name, pairs, chosen_scale(args), args.pretrained or args.out, args.pretrain_seed)
             for name in args.recipes
         }
-        backbones = {name: one['backbone'] for name, one in trained.items()}
-        reports = {labels: compare(args, labels, backbones) for labels in args.labels}
-    except (RuntimeError, ValueError, OSError) as error:
+        backbones = {'random': 'random', **{name: one['backbone'] for name, one in trained.items()}}
+        reports = {labels: compare(args, labels, total, backbones) for labels in args.labels}
+    except (RuntimeError, ValueError, OSError, ImportError) as error:
         print(f'transfer: {error}', file=sys.stderr)
         return 1
     rows = [row for labels, report in reports.items() for row in rows_of(labels, report)]
@@ -156,6 +240,7 @@ def main() -> int:
     result = dict(
         task=args.task, metric=metric, settings=settings, machine=machine, rows=rows, pretrained=trained
     )
+    result['tried'] = {labels: report['tried'] for labels, report in reports.items()}
     write_durably(args.out / 'transfer.md', table.encode())
     write_durably(args.out / 'transfer.json', json.dumps(result, indent=1).encode())
     plot(rows, metric, args.out / 'transfer.png')
