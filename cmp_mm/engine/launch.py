@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -35,6 +36,20 @@ class UsageError(ValueError):
 
 
 @contextmanager
+def _dead_workers_first() -> Iterator[None]:
+    """Let torch name a data worker that died before what its death broke is reported.
+
+    One that dies as it hands over a tensor shows as a lost connection or a missing socket first. torch tells
+    of the worker from its signal handler, a moment later, at whatever line is then run: here.
+    """
+    try:
+        yield
+    except (ConnectionError, EOFError, FileNotFoundError):
+        time.sleep(0.5)
+        raise
+
+
+@contextmanager
 def one_line_errors(program: str) -> Iterator[None]:
     """Turn the errors a user can cause into one line and exit code 1; others keep their traceback.
 
@@ -42,7 +57,8 @@ def one_line_errors(program: str) -> Iterator[None]:
         program: name to begin the line with.
     """
     try:
-        yield
+        with _dead_workers_first():
+            yield
     except (UsageError, *_EXPECTED) as error:
         # A data worker hands over its traceback as text, the message behind the name of the error.
         message = str(error).rpartition(f'{type(error).__name__}: ')[2].strip()
