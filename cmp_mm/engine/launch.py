@@ -6,7 +6,9 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
+from multiprocessing import parent_process
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from mmengine.config import Config
@@ -40,13 +42,25 @@ def _dead_workers_first() -> Iterator[None]:
     """Let torch name a data worker that died before what its death broke is reported.
 
     One that dies as it hands over a tensor shows as a lost connection or a missing socket first. torch tells
-    of the worker from its signal handler, a moment later, at whatever line is then run: here.
+    of the worker from its signal handler, a moment later, at whatever line is then run: here. The workers
+    that live lose their connection to this process in the middle of something then; forked ones, which inherit
+    the hook, do not add a traceback of that.
     """
+    shown = sys.excepthook
+
+    def show(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        lost = issubclass(kind, (ConnectionError, EOFError)) and parent_process() is not None
+        if not lost:
+            shown(kind, error, traceback)
+
+    sys.excepthook = show
     try:
         yield
     except (ConnectionError, EOFError, FileNotFoundError):
         time.sleep(0.5)
         raise
+    finally:
+        sys.excepthook = shown
 
 
 @contextmanager

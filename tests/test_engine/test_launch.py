@@ -1,6 +1,8 @@
 """What a program says in the end, in one line."""
 
+import multiprocessing
 import signal
+import sys
 
 import pytest
 
@@ -44,3 +46,23 @@ def test_a_broken_connection_of_its_own_is_one_line():
 def test_other_errors_keep_their_traceback(error):
     with pytest.raises(type(error), match=str(error)), launch.one_line_errors('train.py'):
         raise error
+
+
+def show(error):
+    sys.excepthook(type(error), error, None)
+
+
+@pytest.mark.parametrize(
+    ('error', 'told'),
+    [(ConnectionResetError(104, 'reset'), False), (EOFError(), False), (KeyError('bug'), True)],
+)
+def test_a_forked_worker_that_loses_the_main_process_adds_no_traceback(capfd, error, told):
+    before = sys.excepthook
+    with launch.one_line_errors('train.py'):
+        worker = multiprocessing.get_context('fork').Process(target=show, args=(error,))
+        worker.start()
+        worker.join()
+        assert (type(error).__name__ in capfd.readouterr().err) == told
+        show(error)  # in the main process every error shows
+        assert type(error).__name__ in capfd.readouterr().err
+    assert worker.exitcode == 0 and sys.excepthook is before
