@@ -43,8 +43,8 @@ def _dead_workers_first() -> Iterator[None]:
 
     One that dies as it hands over a tensor shows as a lost connection or a missing socket first. torch tells
     of the worker from its signal handler, a moment later, at whatever line is then run: here. The workers
-    that live lose their connection to this process in the middle of something then; forked ones, which inherit
-    the hook, do not add a traceback of that.
+    that live lose their connection to this process in the middle of something then; forked ones, which
+    inherit the hook, do not add a traceback of that.
     """
     shown = sys.excepthook
 
