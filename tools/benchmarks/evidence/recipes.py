@@ -77,11 +77,26 @@ def _walker(cfg: Config) -> None:
 
 def _kaiming(cfg: Config) -> None:
     # As large as the weights a downstream package would start from, so that a step there changes both alike.
-    set_guidance(cfg, [WATERSHED, GRID], 4)
     cfg.model.backbone.init_cfg = [
         dict(type='Kaiming', layer='Conv2d'),
         dict(type='Constant', val=1, layer='BatchNorm2d'),
     ]
+
+
+def _augmented(cfg: Config) -> None:
+    # The image no longer says which way or how fast things move, only what moves together.
+    cfg.train_dataloader.dataset.pipeline[5:5] = [
+        dict(type='FlowRandomRotate', prob=1.0),
+        dict(type='FlowRandomScale', range=(0.5, 2.0)),
+    ]
+
+
+def _both(*changes: Callable[[Config], None]) -> Callable[[Config], None]:
+    def change(cfg: Config) -> None:
+        for one in changes:
+            one(cfg)
+
+    return change
 
 
 def _faithful_optimizer(cfg: Config) -> None:
@@ -94,7 +109,13 @@ RECIPES = {
     'cmp': Recipe('CMP, K 15, grid 60'),
     'cmp-4': Recipe('CMP, the same, at most 4 points', _points(4)),
     'cmp-1to32': Recipe('CMP, the same, at most 1 to 32 points, drawn per image', _points((1, 32))),
-    'cmp-4-kaiming': Recipe('CMP, at most 4 points, Kaiming initialisation of the backbone', _kaiming),
+    'walker-kaiming': Recipe('Walker, Kaiming initialisation of the backbone', _both(_walker, _kaiming)),
+    'cmp-4-kaiming': Recipe(
+        'CMP, at most 4 points, Kaiming initialisation of the backbone', _both(_points(4), _kaiming)
+    ),
+    'cmp-4-augmented': Recipe(
+        'CMP, at most 4 points, motion turned and scaled at random', _both(_points(4), _augmented)
+    ),
     'cmp-2': Recipe('CMP, the same, at most 2 points', _points(2)),
     'cmp-k41': Recipe('CMP, K 41, grid 120', _kernel(41, 120)),
     'cmp-4-sgd': Recipe("CMP, at most 4 points, the reference's optimizer", _faithful_optimizer),
