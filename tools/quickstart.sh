@@ -8,6 +8,7 @@
 #     CMP_MM_VENV   virtual environment                (.venv)
 #     CMP_MM_OUT    where everything is written         (work_dirs/quickstart-... , one for each set of videos)
 #     CMP_MM_ITERS  iterations of training              (600, some minutes on 2 cores)
+#     CMP_MM_CONFIG what to train                       (the quick config)
 set -euo pipefail
 SOURCES=()
 for source in "$@"; do
@@ -22,7 +23,7 @@ NAME=puppets
 [ ${#SOURCES[@]} -eq 0 ] || NAME=$(printf '%s\n' "${SOURCES[@]}" | sha256sum | cut -c 1-8)
 OUT="${CMP_MM_OUT:-work_dirs/quickstart-$NAME}"
 ITERS="${CMP_MM_ITERS:-600}"
-CONFIG=configs/cmp/cmp_resnet18-plain_quick-1xb16-800_pairs-96x96.py
+CONFIG="${CMP_MM_CONFIG:-configs/cmp/cmp_resnet18-plain_quick-1xb16-800_pairs-96x96.py}"
 
 open_venv "${CMP_MM_VENV:-.venv}"
 STAMP=$(stamp quickstart)
@@ -98,7 +99,9 @@ print(f'''
     {out}/backbone.pth      the pretrained backbone
 
 A few minutes do not pretrain a backbone that helps. Next:
-  - more videos and more iterations:  CMP_MM_OUT=work_dirs/mine CMP_MM_ITERS=20000 bash tools/quickstart.sh VIDEO...
+  - more videos, more iterations and the recipe for that, an hour of one core:
+    CMP_MM_CONFIG=configs/cmp/cmp_resnet18-plain_quick-1xb16-3k_pairs-96x96.py CMP_MM_ITERS=3000 \\
+        CMP_MM_OUT=work_dirs/mine bash tools/quickstart.sh VIDEO...
   - the backbone in a segmentation config, and whether it helps:  configs/downstream/mmseg/README.md
   - networks and schedules of the paper:  configs/cmp/README.md''')
 PY

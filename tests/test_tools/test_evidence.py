@@ -50,6 +50,18 @@ def pairs(tmp_path_factory) -> Path:
     return root
 
 
+def test_the_config_for_a_backbone_is_the_recipe_measured(tools):
+    recipes = tools['recipes']
+    name = 'cmp_resnet18-plain_quick-1xb16-3k_pairs-96x96.py'
+    config = Config.fromfile(recipes.QUICK.with_name(name))
+    scale = recipes.Scale(iterations=config.train_cfg.max_iters)
+    recipe = recipes.pretraining_config(
+        recipes.RECIPES['cmp-4-kaiming'], config.train_dataloader.dataset.data_root, scale
+    )
+    for part in ('model', 'train_dataloader', 'optim_wrapper', 'param_scheduler', 'train_cfg'):
+        assert config[part] == recipe[part], part
+
+
 def test_recipes_differ_in_what_they_say(tools, tmp_path):
     recipes = tools['recipes']
     scale = recipes.Scale(short_side=48, crop=32, iterations=12)
