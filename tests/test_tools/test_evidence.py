@@ -149,6 +149,28 @@ def test_each_initialisation_gets_the_rate_that_is_best_on_images_kept_out(tools
     assert len(calls) == 1 and calls[0][3] == list(range(40))
 
 
+def test_pose_is_in_percent_and_chooses_its_rate_by_points_alone(tools):
+    pytest.importorskip('mmpose')
+    transfer = tools['transfer']
+    run = dict(final=0.5, best=0.75, curve=[[10, 0.75], [20, 0.5]])
+    summary = [dict(mean=0.5, std=None, values=[0.5]), dict(mean=0.5, std=0.25, values=[0.25, 0.75])]
+    report = transfer.in_percent(dict(metric='PCK', summary=summary, runs=[run]))
+    assert report['metric'] == 'PCK, %' and report['summary'][0] == dict(mean=50, std=None, values=[50])
+    assert report['summary'][1] == dict(mean=50, std=25, values=[25, 75])
+    assert report['runs'] == [dict(final=50, best=75, curve=[(10, 75), (20, 50)])]
+
+    args = argparse.Namespace(task='puppets-pose', iterations=30)
+    cfg = transfer.task_config(args, 1e-3, [0, 2], [1])
+    kept_out = cfg.val_dataloader.dataset
+    assert kept_out.ann_file == cfg.train_dataloader.dataset.ann_file and kept_out.test_mode
+    assert (cfg.train_dataloader.dataset.indices, kept_out.indices) == ([0, 2], [1])
+    assert [metric.type for metric in cfg.val_evaluator] == ['PCKAccuracy']
+    cfg = transfer.task_config(args, 1e-3, [0, 1, 2], None)
+    assert cfg.val_dataloader.dataset.ann_file == 'keypoints_val.json'
+    assert [metric.type for metric in cfg.val_evaluator] == ['PCKAccuracy', 'CocoMetric']
+    assert cfg.train_cfg.max_iters == cfg.param_scheduler[0].end == 30
+
+
 def test_probe_reads_what_is_linear_and_counts_directions(need_probe):
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(600) % 3

@@ -24,7 +24,7 @@ from mmengine.registry import DefaultScope
 from recipes import ROOT, add_pairs, add_scale, chosen_pairs, chosen_scale, pretrain
 from torch import Tensor, nn
 from tqdm import tqdm
-from transfer import TASKS
+from transfer import SEGMENTATION
 
 from cmp_mm.downstream import check_config
 from cmp_mm.engine import launch, load_checkpoint_file, state_dict_of, write_durably
@@ -38,7 +38,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_pairs(parser)
     add_scale(parser)
-    parser.add_argument('--task', choices=TASKS, required=True)
+    parser.add_argument('--task', choices=SEGMENTATION, required=True)
     parser.add_argument('--data-root', required=True, help='of the labelled set')
     parser.add_argument('--recipes', nargs='+', default=['walker', 'cmp', 'cmp-4'], help='see recipes.py')
     parser.add_argument('--labels', nargs='+', default=['all'], help='numbers of labelled images, or all')
@@ -183,7 +183,7 @@ def main() -> int:
     args = parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     try:
-        cfg = Config.fromfile(ROOT / TASKS[args.task])
+        cfg = Config.fromfile(ROOT / SEGMENTATION[args.task])
         launch.set_data_root(cfg, args.data_root)
         check_config(cfg)
         trained = {

@@ -26,7 +26,7 @@ from recipes import ROOT, add_pairs, add_scale, chosen_pairs, chosen_scale, pret
 from cmp_mm.downstream import check_config
 from cmp_mm.engine import launch, write_durably
 
-TASKS = {
+SEGMENTATION = {
     name: f'configs/downstream/mmseg/cmp_fcn_r18-3stages-d8_1xb8-1k_{name}-{size}.py'
     for name, size in (
         ('puppets', '112x112'),
@@ -35,6 +35,10 @@ TASKS = {
         ('camvid', '160x160'),
     )
 }
+POSE = {
+    'puppets-pose': 'configs/downstream/mmpose/cmp_td-hm_res18-3stages_1xb8-1k_puppets-128x96.py',
+}
+TASKS = {**SEGMENTATION, **POSE}
 
 
 def parse_args() -> argparse.Namespace:
@@ -47,7 +51,9 @@ def parse_args() -> argparse.Namespace:
         '--data-root', required=True, help='of the labelled set; see the README of its config'
     )
     parser.add_argument('--recipes', nargs='+', default=['walker', 'cmp', 'cmp-4'], help='see recipes.py')
-    parser.add_argument('--labels', nargs='+', default=['all'], help='numbers of labelled images, or all')
+    parser.add_argument(
+        '--labels', nargs='+', default=['all'], help='numbers of labelled images (figures for a pose), or all'
+    )
     parser.add_argument('--seeds', type=int, default=3, help='of the fine-tuning')
     parser.add_argument('--pretrain-seed', type=int, default=0)
     parser.add_argument('--iterations', type=int, default=150, help='of the fine-tuning')
@@ -75,10 +81,23 @@ def compare_inits(args: argparse.Namespace, cfg: Config, backbones: dict, seeds:
     command = [sys.executable, ROOT / 'tools/benchmarks/compare_inits.py', out / f'{args.task}.py']
     command += ['--inits', *(f'{name}={file}' for name, file in backbones.items())]
     command += ['--seeds', seeds, '--data-root', args.data_root, '--out', out]
+    command += ['--metric', 'PCK'] if args.task in POSE else []
     command += ['--frozen'] if args.frozen else []
     if subprocess.run([*map(str, command)]).returncode != 0:
         raise RuntimeError(f'{args.task} in {out} failed; run the same command again to continue')
-    return json.loads((out / 'results.json').read_text(encoding='utf-8'))
+    report = json.loads((out / 'results.json').read_text(encoding='utf-8'))
+    return in_percent(report) if args.task in POSE else report
+
+
+def in_percent(report: dict) -> dict:
+    """A report whose metric is a share, as mmpose's are, in the unit of the others."""
+    for row in report['summary']:
+        row.update(mean=100 * row['mean'], values=[100 * value for value in row['values']])
+        row['std'] = None if row['std'] is None else 100 * row['std']
+    for run in report['runs']:
+        run.update(final=100 * run['final'], best=100 * run['best'])
+        run['curve'] = [(step, 100 * value) for step, value in run['curve']]
+    return dict(report, metric=f'{report["metric"]}, %')
 
 
 def task_config(
@@ -101,17 +120,23 @@ def task_config(
     if held_out is not None:
         validation = copy.deepcopy(cfg.train_dataloader.dataset)
         validation.update(pipeline=cfg.val_dataloader.dataset.pipeline, indices=held_out)
+        if args.task in POSE:
+            validation.test_mode = True
+            # CocoMetric counts over all figures of one file, of which these are some.
+            cfg.val_evaluator = cfg.test_evaluator = [
+                metric for metric in cfg.val_evaluator if 'ann_file' not in metric
+            ]
         cfg.val_dataloader.dataset = cfg.test_dataloader.dataset = validation
     cfg.train_dataloader.dataset.indices = indices
     return cfg
 
 
-def count_images(args: argparse.Namespace) -> int:
-    """Number of images in the training split."""
+def count_samples(args: argparse.Namespace) -> int:
+    """Number of images, or of figures, in the training split."""
     cfg = Config.fromfile(ROOT / TASKS[args.task])
     launch.set_data_root(cfg, args.data_root)
     check_config(cfg)
-    with DefaultScope.overwrite_default_scope('mmseg'):
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
         return len(DATASETS.build(cfg.train_dataloader.dataset))
 
 
@@ -222,7 +247,7 @@ def main() -> int:
     args = parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     try:
-        pairs, total = chosen_pairs(args), count_images(args)
+        pairs, total = chosen_pairs(args), count_samples(args)
         trained = {
             name: pretrain(name, pairs, chosen_scale(args), args.pretrained or args.out, args.pretrain_seed)
             for name in args.recipes
