@@ -68,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     launch.drop_missing_backends(cfg)
     launch.start_processes(cfg, args.launcher, args.local_rank)
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
-    runner.train()
+    with launch.saving_when_stopped(runner):
+        runner.train()
     launch.stop_processes()
 
 

@@ -1,11 +1,13 @@
 """The checkpoint hook: mmengine's, with files that are whole, plain data, and never one too few."""
 
 import os.path as osp
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mmengine.dist import broadcast_object_list, is_main_process
+import torch
+from mmengine.dist import all_reduce, broadcast_object_list, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
@@ -17,6 +19,21 @@ from .checkpoint_loading import CheckpointError, check_weights_fit, state_dict_o
 from .plain_state import restore_histories, to_plain
 
 _OUTDATED = 'outdated_ckpt_id'
+# Iterations between two questions to the other processes whether one of them was told to stop.
+_ASK_EVERY = 10
+
+
+class TrainingStopped(KeyboardInterrupt):
+    """Training ended after a step because it was asked to, its checkpoint saved.
+
+    Attributes:
+        signum: the signal it was asked by.
+        path: the checkpoint.
+    """
+
+    def __init__(self, signum: int, path: str) -> None:
+        super().__init__(f'stopped by {signal.Signals(signum).name}; saved {path}')
+        self.signum, self.path = signum, path
 
 
 @HOOKS.register_module()
@@ -28,6 +45,8 @@ class AtomicCheckpointHook(CheckpointHook):
     - A checkpoint holds plain data, so that resuming too reads it with ``weights_only=True``.
     - ``resume=True`` without a file goes on from the last whole checkpoint in the work directory, whatever
       has become of ``last_checkpoint``; where there is none the run starts afresh.
+    - ``stop_after_step`` ends the run with a checkpoint of the step it is in, where steps are counted by
+      iteration; with several processes, of one of the next ten.
     - ``meta['model']`` holds the model's config as data: exporting needs to know the network, and the
       config's text in ``meta['cfg']`` is a program.
 
@@ -38,6 +57,48 @@ class AtomicCheckpointHook(CheckpointHook):
         super().__init__(*args, **kwargs)
         if self.file_client_args is None and self.backend_args is None and '://' not in str(self.out_dir):
             self.backend_args = dict(backend='durable_local')
+        self._asked_by = 0
+
+    def stop_after_step(self, signum: int) -> None:
+        """Have the run save a checkpoint and end once the step it is in is done.
+
+        Args:
+            signum: the signal that asks for it.
+
+        Raises:
+            ValueError: the hook counts by epoch, and no epoch can be resumed in its middle.
+        """
+        if self.by_epoch:
+            raise ValueError(
+                'a run that saves by epoch cannot be stopped after a step; expected by_epoch=False'
+            )
+        self._asked_by = signum
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
+    ) -> None:
+        """Save where it is due; save and end where it is asked for.
+
+        Raises:
+            TrainingStopped: after ``stop_after_step``.
+        """
+        super().after_train_iter(runner, batch_idx, data_batch, outputs)
+        if self.by_epoch:
+            return
+        if get_world_size() > 1:
+            # All leave after the same step: one that is left behind would wait for the others for ever.
+            if (runner.iter + 1) % _ASK_EVERY:
+                return
+            asked = torch.tensor(self._asked_by)
+            all_reduce(asked, 'max')
+            self._asked_by = int(asked)
+        if self._asked_by:
+            saved = self.last_ckpt is not None and self.last_ckpt.endswith(
+                self.filename_tmpl.format(runner.iter + 1)
+            )
+            if not saved:
+                self._save_checkpoint(runner)
+            raise TrainingStopped(self._asked_by, self.last_ckpt)
 
     def before_run(self, runner: Runner) -> None:
         """Find the checkpoint that ``resume=True`` means, before the runner looks for it."""

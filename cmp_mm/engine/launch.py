@@ -1,6 +1,7 @@
 """What ``tools/train.py`` and ``tools/test.py`` do between the command line and the runner."""
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -8,17 +9,19 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from multiprocessing import parent_process
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import print_log
+from mmengine.runner import Runner
 from torch import distributed
 
 from cmp_mm.datasets import AnnotationError, OutsideRootError, TooManyBadSamplesError
 from cmp_mm.datasets.sources import FlowSource
 
+from .checkpoint_hook import AtomicCheckpointHook, TrainingStopped
 from .checkpoint_loading import CheckpointError
 from .finite_loss_hook import DivergedError
 
@@ -84,9 +87,48 @@ def one_line_errors(program: str) -> Iterator[None]:
             f'{program}: error: {str(error).splitlines()[0]}; out of memory? Fewer data workers need less: '
             '--cfg-options train_dataloader.num_workers=1'
         )
+    except TrainingStopped as stop:
+        print(f'{program}: {stop}; --resume goes on from there', file=sys.stderr)
+        sys.exit(128 + stop.signum)
     except KeyboardInterrupt:
         print(f'{program}: interrupted; --resume goes on from the last checkpoint', file=sys.stderr)
         sys.exit(130)
+
+
+@contextmanager
+def saving_when_stopped(runner: Runner) -> Iterator[None]:
+    """Let Ctrl-C and a scheduler's SIGTERM end a training after its step, with a checkpoint of it.
+
+    Either a second time ends it at once, and so does the first where checkpoints are saved by epoch or by
+    another hook than ours. Where Ctrl-C is ignored, as in a shell's background, it stays ignored.
+    """
+    hook = next((hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook)), None)
+    if hook is None or hook.by_epoch:
+        yield
+        return
+    process = os.getpid()
+
+    def ask(signum: int, _frame: FrameType | None) -> None:
+        # Ctrl-C reaches the data workers too; forked ones inherit this, and live on to finish the step.
+        if os.getpid() != process:
+            return
+        for number in before:
+            signal.signal(number, signal.default_int_handler)
+        hook.stop_after_step(signum)
+        print('stopping after this step; once more to stop at once', file=sys.stderr, flush=True)
+
+    before = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def load_config(path: str, options: Mapping[str, Any] | None = None, data_root: str | None = None) -> Config:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -191,6 +193,8 @@ class Processes:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            # Shells start background jobs with SIGINT ignored, and children inherit that: as at a prompt.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def _ask(self, **command):
@@ -210,6 +214,14 @@ class Processes:
         """Stop the server."""
         self.server.stdin.close()
         self.server.wait()
+
+
+@pytest.fixture
+def free_port():
+    """A port that nothing listens at."""
+    with socket.socket() as listener:
+        listener.bind(('127.0.0.1', 0))
+        return str(listener.getsockname()[1])
 
 
 @pytest.fixture(scope='session')

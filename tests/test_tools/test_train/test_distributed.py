@@ -1,7 +1,6 @@
 """Two processes on CPUs do what one does with the joint batch."""
 
 import json
-import socket
 import subprocess
 from pathlib import Path
 
@@ -40,12 +39,6 @@ class StillNormsHook(Hook):
 """
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(('127.0.0.1', 0))
-        return str(listener.getsockname()[1])
-
-
 @pytest.fixture
 def one_step(tiny_config, tmp_path):
     """Makes a config of one step with some batch size per process."""
@@ -59,7 +52,9 @@ def one_step(tiny_config, tmp_path):
     return make
 
 
-def test_two_processes_have_the_gradients_of_the_joint_batch(one_step, tool, environment, tmp_path):
+def test_two_processes_have_the_gradients_of_the_joint_batch(
+    one_step, tool, environment, free_port, tmp_path
+):
     path = {'PYTHONPATH': f'{tmp_path}:{ROOT}'}
     single = tmp_path / 'single'
     code, output = tool('train.py', one_step(4), '--work-dir', single, '--no-validate', env=path)
@@ -74,7 +69,7 @@ def test_two_processes_have_the_gradients_of_the_joint_batch(one_step, tool, env
         joint,
         '--no-validate',
     ]
-    port = dict(PORT=free_port())
+    port = dict(PORT=free_port)
     result = subprocess.run(command, env={**environment, **path, **port}, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     one, two = (torch.load(work / 'iter_1.pth', weights_only=True)['state_dict'] for work in (single, joint))
@@ -102,7 +97,7 @@ def initial_weights(one_step, tool, tmp_path, path):
     return torch.load(tmp_path / 'still' / 'iter_1.pth', weights_only=True)['state_dict']
 
 
-def test_evaluation_by_two_processes(tiny_config, processes, tool, tmp_path):
+def test_evaluation_by_two_processes(tiny_config, processes, tool, free_port, tmp_path):
     options = ['--work-dir', tmp_path / 'work', '--no-validate', '--cfg-options', 'train_cfg.max_iters=1']
     code, output = tool('train.py', tiny_config, *options)
     assert code == 0, output
@@ -111,7 +106,7 @@ def test_evaluation_by_two_processes(tiny_config, processes, tool, tmp_path):
         'test.py', tiny_config, checkpoint, '--work-dir', tmp_path, '--out', tmp_path / 'one.json'
     )
     assert code == 0, output
-    env = dict(WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port())
+    env = dict(WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port)
     options = ['--work-dir', tmp_path, '--out', tmp_path / 'two.json', '--launcher', 'pytorch']
     pids = [
         processes.start(

@@ -42,6 +42,33 @@ sys.argv = sys.argv[2:]
 runpy.run_path(sys.argv[0], run_name='__main__')
 """
 
+# A config whose run sends itself signals in the middle of its sixth step.
+STOPPED = """
+_base_ = '{base}'
+custom_imports = dict(imports=['signals'])
+custom_hooks = [dict(type='IterationSeedHook'), dict(type='SignalHook', signals={signals}, rank={rank})]
+"""
+SIGNALS = """
+import os, time
+
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+
+from cmp_mm.registry import HOOKS
+
+
+@HOOKS.register_module()
+class SignalHook(Hook):
+    def __init__(self, signals, rank):
+        self.signals, self.rank = signals, rank
+
+    def before_train_iter(self, runner, **_):
+        if runner.iter == 5 and get_rank() == self.rank:
+            for signum in self.signals:
+                os.killpg(os.getpid(), signum)  # the data workers too, as a terminal does
+                time.sleep(0.01)
+"""
+
 
 @pytest.fixture(scope='module')
 def uninterrupted(tmp_path_factory, config_text, processes):
@@ -109,3 +136,51 @@ def test_killed_inside_a_checkpoint_write(processes, tool, tiny_config, tmp_path
     assert len(list(work.glob('.iter_8.pth.*.part'))) == (place != 'pointer')
     resume_and_compare(tool, tiny_config, [], work, uninterrupted, last=4)
     assert not list(work.glob('.*.part'))
+
+
+@pytest.fixture
+def stopped_config(tiny_config, tmp_path):
+    """Makes a config that is sent some signals, and the environment its run needs."""
+    (tmp_path / 'signals.py').write_text(SIGNALS)
+
+    def make(*signals, rank=0):
+        path = tmp_path / 'stopped.py'
+        path.write_text(STOPPED.format(base=tiny_config, signals=list(map(int, signals)), rank=rank))
+        return path, {'PYTHONPATH': f'{tmp_path}:{ROOT}'}
+
+    return make
+
+
+@pytest.mark.parametrize(('signum', 'workers'), [('SIGINT', 2), ('SIGTERM', 0)])
+def test_stopped_after_its_step(tool, tiny_config, stopped_config, tmp_path, uninterrupted, signum, workers):
+    work, number = tmp_path / 'work', signal.Signals[signum]
+    options = ['--cfg-options', f'train_dataloader.num_workers={workers}']
+    config, env = stopped_config(number)
+    code, output = tool('train.py', config, '--work-dir', work, *options, env=env)
+    assert code == 128 + number and 'Traceback' not in output, output
+    assert output.splitlines()[-1] == (
+        f'train.py: stopped by {signum}; saved {work}/iter_6.pth; --resume goes on from there'
+    )
+    resume_and_compare(tool, tiny_config, options, work, uninterrupted, last=6)
+
+
+def test_told_twice_it_stops_at_once(tool, tiny_config, stopped_config, tmp_path, uninterrupted):
+    config, env = stopped_config(signal.SIGTERM, signal.SIGINT)
+    code, output = tool('train.py', config, '--work-dir', tmp_path / 'work', env=env)
+    assert code == 130 and 'Traceback' not in output, output
+    assert output.splitlines()[-1] == 'train.py: interrupted; --resume goes on from the last checkpoint'
+    resume_and_compare(tool, tiny_config, [], tmp_path / 'work', uninterrupted, last=4)
+
+
+def test_processes_stop_after_the_same_step(processes, stopped_config, free_port, tmp_path):
+    config, env = stopped_config(signal.SIGTERM, rank=1)
+    env.update(WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port)
+    work, outputs = tmp_path / 'work', [tmp_path / f'rank{rank}.txt' for rank in range(2)]
+    options = ['--work-dir', work, '--launcher', 'pytorch', '--cfg-options', 'train_dataloader.batch_size=2']
+    pids = [
+        processes.start(TRAIN, config, *options, out=out, env=dict(env, RANK=str(rank), LOCAL_RANK=str(rank)))
+        for rank, out in enumerate(outputs)
+    ]
+    assert [processes.wait(pid) for pid in pids] == [128 + signal.SIGTERM] * 2, outputs[0].read_text()
+    assert (work / 'last_checkpoint').read_text() == str(work / 'iter_10.pth')
+    assert torch.load(work / 'iter_10.pth', weights_only=True)['meta']['iter'] == 10
