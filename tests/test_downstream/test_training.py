@@ -43,17 +43,25 @@ def quick(cfg: Config, work_dir: Path) -> Config:
     return cfg
 
 
+def managers() -> list[type]:
+    """Classes whose instances are kept by name for the whole process; each subclass keeps its own."""
+    found = [DefaultScope, MMLogger, MessageHub, Visualizer]
+    for manager in found:
+        found += manager.__subclasses__()
+    return found
+
+
 @pytest.fixture(autouse=True)
 def no_traces():
     """A runner sets the default scope, a logger, a hub and a visualizer for the whole process."""
-    managers = (DefaultScope, MMLogger, MessageHub, Visualizer)
-    before = [manager._instance_dict.copy() for manager in managers]
+    before = {manager: manager._instance_dict.copy() for manager in managers()}
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         yield
-    for manager, instances in zip(managers, before, strict=True):
+    # A package's visualizer, imported by the test, would write on into that test's folder.
+    for manager in managers():
         manager._instance_dict.clear()
-        manager._instance_dict.update(instances)
+        manager._instance_dict.update(before.get(manager, {}))
 
 
 @pytest.fixture
