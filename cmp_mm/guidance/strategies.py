@@ -102,9 +102,9 @@ def check_strategies(strategies: Sequence[dict], max_points: int | Sequence[int]
         _check_strategy(strategy)
     if isinstance(max_points, (list, tuple)):
         whole = all(isinstance(n, Integral) and not isinstance(n, bool) for n in max_points)
-        if not whole or len(max_points) != 2 or not 1 <= max_points[0] <= max_points[1]:
+        if not whole or len(max_points) != 2 or not 0 <= max_points[0] <= max_points[1]:
             raise ValueError(
-                f'max_points as a range must be two whole numbers, 1 <= low <= high, got {max_points!r}'
+                f'max_points as a range must be two whole numbers, 0 <= low <= high, got {max_points!r}'
             )
     elif isinstance(max_points, bool) or not isinstance(max_points, Integral) or max_points < -1:
         raise ValueError(f'max_points must be -1 (no limit) or a number of points, got {max_points!r}')
@@ -173,7 +173,8 @@ def sample_points(
             ``grid`` (stride or bg_ratio), ``uniform`` (num_points or bg_ratio), ``gradnms``
             (kernel_size), ``single``, ``full``, ``specified`` (points).
         max_points: the most points to return; -1 for no limit. Two numbers are a range: the limit is drawn
-            from it for each flow, small ones as often as large ones on a logarithmic scale.
+            from it for each flow, small ones as often as large ones on a logarithmic scale; a range that
+            starts at 0 leaves some flows without guidance, (0, 4) two in five.
         rng: every random choice is drawn from it; a fresh, unseeded one by default.
         valid: (H, W) bool, where the flow is known; points elsewhere are left out.
 
@@ -242,6 +243,8 @@ def combine_points(
     points = rng.permutation(points, axis=0)
     if isinstance(max_points, (list, tuple)):
         low, high = max_points
-        # The logarithm of a whole number n stands for all of [n, n + 1).
-        max_points = min(high, int(np.exp(rng.uniform(np.log(low), np.log(high + 1)))))
+        # A whole number n stands for all of [n, n + 1); 0 has no logarithm, so such a range is moved up by 1.
+        shift = int(low == 0)
+        drawn = int(np.exp(rng.uniform(np.log(low + shift), np.log(high + 1 + shift)))) - shift
+        max_points = min(high, drawn)
     return points if max_points == -1 else points[:max_points]

@@ -100,7 +100,7 @@ def test_unknown_vectors(bad):
     ],
     ids=str,
 )
-@pytest.mark.parametrize('max_points', [-1, 5, (1, 9)])
+@pytest.mark.parametrize('max_points', [-1, 5, (1, 9), (0, 4)])
 @pytest.mark.parametrize('masked', [False, True])
 def test_points_are_those_of_the_data_pipeline(strategies, max_points, masked):
     flows = random_flows(7, 3, 70, 80)

@@ -212,9 +212,21 @@ def test_a_range_of_caps_is_drawn_evenly_in_the_logarithm():
     assert len(sample_points(flow, [dict(type='grid', stride=4)], [6, 6], generator)) == 6
 
 
-@pytest.mark.parametrize('max_points', [(0, 4), (5, 4), (1, 2, 3), (1, 2.5), (1,)])
+def test_a_range_from_none_leaves_some_without_guidance():
+    flow = np.zeros((64, 64, 2), np.float32)
+    generator = rng()
+    numbers = [
+        len(sample_points(flow, [dict(type='grid', stride=4)], (0, 4), generator)) for _ in range(3000)
+    ]
+    # n stands for [n + 1, n + 2) of [1, 6).
+    expected = np.diff(np.log(np.arange(1, 7))) / np.log(6)
+    np.testing.assert_allclose(np.bincount(numbers) / 3000, expected, atol=0.03)
+    assert len(sample_points(flow, [dict(type='grid', stride=4)], (0, 0), generator)) == 0
+
+
+@pytest.mark.parametrize('max_points', [(-1, 4), (5, 4), (1, 2, 3), (1, 2.5), (1,)])
 def test_a_bad_range_of_caps_is_one_clear_sentence(max_points):
-    with pytest.raises(ValueError, match='1 <= low <= high'):
+    with pytest.raises(ValueError, match='0 <= low <= high'):
         sample_points(moving_square(), PAPER, max_points=max_points)
 
 

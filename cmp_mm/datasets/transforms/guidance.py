@@ -21,7 +21,7 @@ class SampleGuidance(BaseTransform):
         strategies: dicts as of `cmp_mm.guidance.sample_points`, for example
             ``[dict(type='watershed', kernel_size=81), dict(type='grid', stride=200)]``.
         max_points: the most points to keep, chosen at random; -1 for no limit; (low, high) draws the limit
-            anew for each sample.
+            anew for each sample; with a low of 0 some samples have no guidance.
 
     Raises:
         ValueError: an unknown strategy or option, or a bad value.
