@@ -171,6 +171,19 @@ def test_pose_is_in_percent_and_chooses_its_rate_by_points_alone(tools):
     assert cfg.train_cfg.max_iters == cfg.param_scheduler[0].end == 30
 
 
+def test_scores_are_drawn_a_panel_for_each_stage_or_mode(tools, tmp_path):
+    from matplotlib.image import imread
+
+    row = dict(init='random', labels='20', mean=3.0, std=None)
+    sides = {}
+    for stages in (('layer1',), ('layer1', 'layer2', 'layer3')):
+        rows = [dict(row, stage=stage) for stage in stages]
+        rows += [dict(row, stage=stages[0], labels='all', std=0.5), dict(row, stage=stages[-1], init='cmp')]
+        tools['transfer'].plot(rows, 'mIoU', tmp_path / 'a.png', 'stage')
+        sides[len(stages)] = imread(tmp_path / 'a.png').shape[:2]
+    assert sides[3][0] == sides[1][0] and sides[3][1] > 2.5 * sides[1][1]
+
+
 def test_probe_reads_what_is_linear_and_counts_directions(need_probe):
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(600) % 3

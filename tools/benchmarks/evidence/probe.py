@@ -7,7 +7,7 @@ Fine-tuning mixes what features hold with how well they train on. This asks for 
 regression from the features of every stage to the classes, each class weighing the same, solved exactly. Mean
 class accuracy on the validation images, with the spread over the choice of the labelled images (and, for
 random weights, over those). Beside it the effective rank of the features: how many directions they use.
-OUT/probe.{md,json} are the result.
+OUT/probe.{md,json,png} are the result.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from mmengine.registry import DefaultScope
 from recipes import ROOT, add_pairs, add_scale, chosen_pairs, chosen_scale, pretrain
 from torch import Tensor, nn
 from tqdm import tqdm
-from transfer import SEGMENTATION
+from transfer import SEGMENTATION, plot
 
 from cmp_mm.downstream import check_config
 from cmp_mm.engine import launch, load_checkpoint_file, state_dict_of, write_durably
@@ -179,7 +179,7 @@ def render_table(rows: list[dict]) -> str:
 
 
 def main() -> int:
-    """Pretrain what is missing, probe, write table and JSON."""
+    """Pretrain what is missing, probe, write table, plot and JSON."""
     args = parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     try:
@@ -205,7 +205,8 @@ def main() -> int:
     )
     write_durably(args.out / 'probe.md', table.encode())
     write_durably(args.out / 'probe.json', json.dumps(result, indent=1).encode())
-    print(f'\n{table}\n{args.out}/probe.md, probe.json')
+    plot(rows, result['metric'], args.out / 'probe.png', 'stage')
+    print(f'\n{table}\n{args.out}/probe.md, probe.json, probe.png')
     return 0
 
 

@@ -217,25 +217,27 @@ def render_table(rows: list[dict], metric: str) -> str:
     return '\n'.join(lines) + '\n'
 
 
-def plot(rows: list[dict], metric: str, path: Path) -> None:
-    """Score by initialisation and number of labels, a panel per mode."""
+def plot(rows: list[dict], metric: str, path: Path, panel: str = 'mode') -> None:
+    """Score by initialisation and number of labels, a panel for each value that ``panel`` has in the rows."""
     import matplotlib
 
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
 
-    modes = list(dict.fromkeys(row['mode'] for row in rows))
+    panels = list(dict.fromkeys(row[panel] for row in rows))
     labels = list(dict.fromkeys(row['labels'] for row in rows))
     inits = list(dict.fromkeys(row['init'] for row in rows))
-    figure, axes = plt.subplots(1, len(modes), figsize=(4.5 * len(modes), 3.6), squeeze=False)
-    for axis, mode in zip(axes[0], modes, strict=True):
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 3.6), squeeze=False, sharey=True)
+    for axis, title in zip(axes[0], panels, strict=True):
         for number, init in enumerate(inits):
-            found = [row for row in rows if row['mode'] == mode and row['init'] == init]
+            found = [row for row in rows if row[panel] == title and row['init'] == init]
             places = [labels.index(row['labels']) + 0.06 * (number - len(inits) / 2) for row in found]
             spread = [row['std'] or 0 for row in found]
             axis.errorbar(places, [row['mean'] for row in found], spread, marker='o', capsize=3, label=init)
-        axis.set(title=mode, xlabel='labelled images', ylabel=metric)
+        axis.set(title=title, xlabel='labelled images')
         axis.set_xticks(range(len(labels)), labels)
+        axis.set_xlim(-0.5, len(labels) - 0.5)
+    axes[0][0].set_ylabel(metric)
     axes[0][0].legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
