@@ -1,17 +1,8 @@
-# The quick recipe for a backbone to go on with: an hour of one CPU core, where the other one shows the whole
-# path in minutes. With few arrows the network has to know what moves together, with many it can interpolate;
-# weights that start as large as Kaiming's go on training as well as random ones do; and length matters most.
-# Figures are in tools/benchmarks/evidence.
+# Longer, for a backbone to go on with: an hour of one CPU core, where the other one takes minutes. With at
+# most four arrows the network has to know what moves together; with many it propagates better. Figures are
+# in tools/benchmarks/evidence.
 _base_ = './cmp_resnet18-plain_quick-1xb16-800_pairs-96x96.py'
 
-model = dict(
-    backbone=dict(
-        init_cfg=[
-            dict(type='Kaiming', layer='Conv2d'),
-            dict(type='Constant', val=1, layer='BatchNorm2d'),
-        ]
-    )
-)
 guidance = dict(
     type='SampleGuidance',
     strategies=[dict(type='watershed', kernel_size=15), dict(type='grid', stride=60)],

@@ -50,16 +50,15 @@ def pairs(tmp_path_factory) -> Path:
     return root
 
 
-def test_the_config_for_a_backbone_is_the_recipe_measured(tools):
+@pytest.mark.parametrize('name, recipe', [('1xb16-800', 'cmp-kaiming'), ('1xb16-3k', 'cmp-4-kaiming')])
+def test_the_quick_configs_are_recipes_measured(tools, name, recipe):
     recipes = tools['recipes']
-    name = 'cmp_resnet18-plain_quick-1xb16-3k_pairs-96x96.py'
-    config = Config.fromfile(recipes.QUICK.with_name(name))
+    config = Config.fromfile(recipes.ROOT / f'configs/cmp/cmp_resnet18-plain_quick-{name}_pairs-96x96.py')
     scale = recipes.Scale(iterations=config.train_cfg.max_iters)
-    recipe = recipes.pretraining_config(
-        recipes.RECIPES['cmp-4-kaiming'], config.train_dataloader.dataset.data_root, scale
-    )
+    root = config.train_dataloader.dataset.data_root
+    measured = recipes.pretraining_config(recipes.RECIPES[recipe], root, scale)
     for part in ('model', 'train_dataloader', 'optim_wrapper', 'param_scheduler', 'train_cfg'):
-        assert config[part] == recipe[part], part
+        assert config[part] == measured[part], part
 
 
 def test_recipes_differ_in_what_they_say(tools, tmp_path):

@@ -109,6 +109,7 @@ RECIPES = {
     'cmp': Recipe('CMP, K 15, grid 60'),
     'cmp-4': Recipe('CMP, the same, at most 4 points', _points(4)),
     'cmp-1to32': Recipe('CMP, the same, at most 1 to 32 points, drawn per image', _points((1, 32))),
+    'cmp-kaiming': Recipe('CMP, the same, Kaiming initialisation of the backbone', _kaiming),
     'walker-kaiming': Recipe('Walker, Kaiming initialisation of the backbone', _both(_walker, _kaiming)),
     'cmp-4-kaiming': Recipe(
         'CMP, at most 4 points, Kaiming initialisation of the backbone', _both(_points(4), _kaiming)
@@ -118,14 +119,26 @@ RECIPES = {
     ),
     'cmp-2': Recipe('CMP, the same, at most 2 points', _points(2)),
     'cmp-k41': Recipe('CMP, K 41, grid 120', _kernel(41, 120)),
+    'cmp-k41-kaiming': Recipe(
+        'CMP, K 41, grid 120, Kaiming initialisation of the backbone', _both(_kernel(41, 120), _kaiming)
+    ),
+    'cmp-0to4-kaiming': Recipe(
+        'CMP, at most 0 to 4 points, drawn per image, Kaiming initialisation of the backbone',
+        _both(_points((0, 4)), _kaiming),
+    ),
     'cmp-4-sgd': Recipe("CMP, at most 4 points, the reference's optimizer", _faithful_optimizer),
     'cmp-4-exact': Recipe('CMP, at most 4 points, exact flow', _points(4), 'exact'),
 }
 
 
 def pretraining_config(recipe: Recipe, data_root: Path, scale: Scale, seed: int = 0) -> Config:
-    """The quick config at another scale, with a recipe's changes."""
+    """The quick config at another scale, with a recipe's changes.
+
+    Every recipe starts from the reference's initialisation unless it says otherwise; the quick config itself
+    is ``cmp-kaiming``.
+    """
     cfg = Config.fromfile(QUICK)
+    cfg.model.backbone.pop('init_cfg')
     size = (scale.crop, scale.crop)
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         loader.batch_size = scale.batch_size
