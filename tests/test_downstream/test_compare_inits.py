@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -49,6 +50,10 @@ def test_inits(tool, tmp_path, monkeypatch):
     assert tool.parse_init('base=walker.pth') == ('base', str(tmp_path / 'walker.pth'))
     with pytest.raises(ValueError, match='no such file'):
         tool.parse_init('cpm')
+    Path('second.pth').write_bytes(b'')
+    assert tool.parse_inits(['base=walker.pth', 'random', 'base=second.pth']) == dict(
+        base=[str(tmp_path / 'walker.pth'), str(tmp_path / 'second.pth')], random=['random']
+    )
 
 
 @pytest.mark.parametrize(
@@ -97,7 +102,8 @@ def test_whole_comparison_and_again(
     for split in ('train', 'val'):
         write_pairs(data / 'images' / split, data / 'masks' / split, 2, labels=(0, 3), size=(32, 32))
     command = ['compare_inits', str(CONFIGS / 'cmp_fcn_r18-3stages-d8_1xb8-1k_camvid-160x160.py')]
-    command += ['--inits', f'given={three_stages_file}', '--seeds', '1']
+    other = shutil.copy(three_stages_file, tmp_path / 'other.pth')
+    command += ['--inits', f'given={three_stages_file}', f'given={other}', '--seeds', '2']
     command += ['--data-root', str(data), '--out', str(out)]
     command += ['--cfg-options', 'train_cfg.max_iters=2', 'train_cfg.val_interval=1']
     for split in ('train', 'val', 'test'):
@@ -110,7 +116,8 @@ def test_whole_comparison_and_again(
     report = json.loads((out / 'results.json').read_text())
     assert [row['init'] for row in report['summary']] == ['given']
     assert all(len(run['curve']) == 2 for run in report['runs'])
-    assert len(list(out.rglob('console.log'))) == 1
+    assert [run['source'] for run in report['runs']] == [str(three_stages_file), str(other)]
+    assert len(list(out.rglob('console.log'))) == 2
     table = (out / 'table.md').read_text()
     printed = capsys.readouterr().out
     assert table in printed and 'Iter(train)' in printed

@@ -124,7 +124,7 @@ def test_each_initialisation_gets_the_rate_that_is_best_on_images_kept_out(tools
     args = argparse.Namespace(
         task='puppets', iterations=30, seeds=3, lr=[0.01, 0.001], frozen=False, out=tmp_path
     )
-    report = transfer.compare(args, '10', 40, dict(random='random', cmp='file'))
+    report = transfer.compare(args, '10', 40, dict(random=['random'], cmp=['file']))
     assert [(row['init'], row['lr'], row['mean']) for row in report['summary']] == [
         ('random', 0.01, 50),
         ('cmp', 0.001, 30),
@@ -141,10 +141,10 @@ def test_each_initialisation_gets_the_rate_that_is_best_on_images_kept_out(tools
     ]
     assert all(call[4].split == 'val' and 'indices' not in call[4] for call in final)
     with pytest.raises(ValueError, match='--labels 4: expected 5 or more'):
-        transfer.compare(args, '4', 40, dict(random='random'))
+        transfer.compare(args, '4', 40, dict(random=['random']))
     args.lr = [0.01]
     calls.clear()
-    assert transfer.compare(args, 'all', 40, dict(random='random'))['tried'] == {}
+    assert transfer.compare(args, 'all', 40, dict(random=['random']))['tried'] == {}
     assert len(calls) == 1 and calls[0][3] == list(range(40))
 
 
@@ -201,6 +201,36 @@ def test_probe_reads_what_is_linear_and_counts_directions(need_probe):
     assert need_probe.accuracy(flat, flat, 2)[0] == 50
 
 
+def test_probe_goes_through_pretrainings_and_draws(need_probe, monkeypatch):
+    described = []
+
+    def describe(weights, images, _classes, _name):
+        if len(images) == 12:
+            described.append(weights)
+        x = torch.randn(len(images), 30, 4, generator=torch.Generator().manual_seed(len(described)))
+        return [[dict(x=one, y=torch.arange(30) % 2) for one in x] for _ in need_probe.STAGES]
+
+    monkeypatch.setattr(
+        need_probe, 'load_images', lambda _cfg, split, _side: [0] * dict(train=12, val=3)[split]
+    )
+    monkeypatch.setattr(need_probe, 'backbone', lambda weights, seed, _images: weights or f'random {seed}')
+    monkeypatch.setattr(need_probe, 'describe', describe)
+    args = argparse.Namespace(short_side=8, seeds=3, labels=['4', 'all'])
+    cfg = Config(dict(model=dict(decode_head=dict(num_classes=2))))
+    rows = need_probe.measure(args, cfg, dict(random=[None] * 3, one=['a'], two=['b', 'c']))
+    assert described == ['random 0', 'random 1', 'random 2', 'a', 'b', 'c', 'b']
+    counts = {(row['init'], row['labels']): len(row['values']) for row in rows}
+    # With all labels only other weights make another result.
+    assert counts == {
+        ('random', '4'): 3,
+        ('random', 'all'): 3,
+        ('one', '4'): 3,
+        ('one', 'all'): 1,
+        ('two', '4'): 3,
+        ('two', 'all'): 2,
+    }
+
+
 def test_propagation_end_to_end_and_again(tools, pairs, tmp_path, monkeypatch, capsys):
     out = tmp_path / 'out'
     size = ['--pretrain-short-side', '64', '--pretrain-crop', '64', '--pretrain-iterations', '2']
@@ -217,8 +247,19 @@ def test_propagation_end_to_end_and_again(tools, pairs, tmp_path, monkeypatch, c
     assert mean['nearest'][1] < mean['nearest'][0]
     for method in ('cmp-4', 'walker'):
         assert np.isfinite(mean[method]).all()
-    cfg = Config.fromfile(report['pretrained']['walker']['config'])
+    cfg = Config.fromfile(report['pretrained']['walker'][0]['config'])
     assert cfg.model.use_guidance is False
+    # Of two pretrainings: their mean and spread, the baselines' figures as they were.
+    monkeypatch.setattr(sys, 'argv', [*command, *size, *sets, '--pretrain-seeds', '0', '1'])
+    assert tools['propagation'].main() == 0
+    report = json.loads((out / 'propagation.json').read_text())
+    both = report['sets']['halves']
+    assert [one['seed'] for one in report['pretrained']['cmp-4']] == [0, 1]
+    assert set(both['std']) == {'cmp-4', 'walker'} and ' ± ' in capsys.readouterr().out
+    # mean - other mean = half the difference, and so is the spread but for the root of 2.
+    difference = np.abs(np.subtract(both['mean']['cmp-4'], mean['cmp-4']))
+    np.testing.assert_allclose(both['std']['cmp-4'], difference * 2**0.5, rtol=1e-6)
+    assert (difference > 0).all() and both['mean']['nearest'] == mean['nearest']
     assert (out / 'propagation.png').read_bytes().startswith(b'\x89PNG')
 
     def refuse(*_args):

@@ -5,7 +5,9 @@ r"""Train one downstream config from several initialisations and seeds, and comp
         --inits random cmp.pth walker=other.pth --seeds 3 --data-root data/ccp --frozen
 
 Every run trains in a folder of its own (config, log, checkpoints) and is skipped once its result is there, so
-the same command continues what was interrupted. In the end OUT holds ``table.md``, ``results.json`` and
+the same command continues what was interrupted. A label given several times, ``cmp=a.pth cmp=b.pth``, is one
+initialisation from several pretrainings: seed 0 starts from the first, seed 1 from the second, and so on
+around. In the end OUT holds ``table.md``, ``results.json`` and
 ``curves.png``. The figure compared is the last validation's, not the best one's: choosing the best would
 choose by the validation set.
 """
@@ -20,7 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,10 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('config', help='a config of configs/downstream')
     parser.add_argument(
-        '--inits', nargs='+', default=['random', 'cmp'], help='random, imagenet, cmp, FILE or LABEL=FILE'
+        '--inits',
+        nargs='+',
+        default=['random', 'cmp'],
+        help='random, imagenet, cmp, FILE or LABEL=FILE; a LABEL again for another pretraining of it',
     )
     parser.add_argument('--seeds', type=int, default=3, help='runs per initialisation, seeds 0, 1, ...')
     parser.add_argument(
@@ -59,6 +64,18 @@ def parse_args() -> argparse.Namespace:
         '--cfg-options', nargs='+', action=DictAction, default={}, help='as for tools/train.py'
     )
     return parser.parse_args()
+
+
+def parse_inits(texts: Sequence[str]) -> dict[str, list[str]]:
+    """Label -> sources of all ``--inits`` entries, those of one label in the order given.
+
+    Raises:
+        ValueError: see :func:`parse_init`.
+    """
+    inits: dict[str, list[str]] = {}
+    for label, source in map(parse_init, texts):
+        inits.setdefault(label, []).append(source)
+    return inits
 
 
 def parse_init(text: str) -> tuple[str, str]:
@@ -208,7 +225,7 @@ def main() -> int:
     args = parse_args()
     out = args.out or Path('work_dirs/compare_inits') / Path(args.config).stem
     try:
-        inits = dict(parse_init(text) for text in args.inits)
+        inits = parse_inits(args.inits)
         base = make_config(args, 'random', 0, 'fine-tuned')
         check_config(base)
     except (ValueError, OSError, ImportError) as error:
@@ -226,9 +243,10 @@ def main() -> int:
     for number, (mode, init, seed) in enumerate(runs):
         prefix = f'[{number + 1}/{len(runs)}] {mode} {init} seed {seed}:'
         folder = out / mode / init / f'seed{seed}'
+        source = inits[init][seed % len(inits[init])]
         try:
-            cfg = make_config(args, inits[init], seed, mode)
-            stamp = fingerprint(cfg, inits[init])
+            cfg = make_config(args, source, seed, mode)
+            stamp = fingerprint(cfg, source)
             file = folder / f'result-{stamp}.json'
             if not file.exists():
                 started = time.monotonic()
@@ -240,7 +258,7 @@ def main() -> int:
                         f'{prefix} no {metric!r} in the log of {folder}; name another --metric'
                     )
                 seconds = time.monotonic() - started
-                result = dict(mode=mode, init=init, seed=seed, source=inits[init], seconds=round(seconds, 1))
+                result = dict(mode=mode, init=init, seed=seed, source=source, seconds=round(seconds, 1))
                 result.update(final=curve[-1][1], best=max(value for _, value in curve), curve=curve)
                 write_durably(file, json.dumps(result).encode())
                 spent, trained = spent + seconds, trained + 1

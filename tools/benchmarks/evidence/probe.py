@@ -5,8 +5,9 @@ r"""How much of the labels can be read off frozen features by a linear map, in c
 
 Fine-tuning mixes what features hold with how well they train on. This asks for the first alone: ridge
 regression from the features of every stage to the classes, each class weighing the same, solved exactly. Mean
-class accuracy on the validation images, with the spread over the choice of the labelled images (and, for
-random weights, over those). Beside it the effective rank of the features: how many directions they use.
+class accuracy on the validation images, with the spread over the choice of the labelled images and over the
+pretrainings or, for random weights, over those. Beside it the effective rank of the features: how many
+directions they use.
 OUT/probe.{md,json,png} are the result.
 """
 
@@ -21,7 +22,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS as ROOT_DATASETS
 from mmengine.registry import DefaultScope
-from recipes import ROOT, add_pairs, add_scale, chosen_pairs, chosen_scale, pretrain
+from recipes import ROOT, add_pairs, add_scale, pretrain_all
 from torch import Tensor, nn
 from tqdm import tqdm
 from transfer import SEGMENTATION, plot
@@ -43,7 +44,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--recipes', nargs='+', default=['walker', 'cmp', 'cmp-4'], help='see recipes.py')
     parser.add_argument('--labels', nargs='+', default=['all'], help='numbers of labelled images, or all')
     parser.add_argument('--seeds', type=int, default=3, help='draws of the labelled images')
-    parser.add_argument('--pretrain-seed', type=int, default=0)
     parser.add_argument('--short-side', type=int, default=160, help='of the images the features see')
     parser.add_argument('--out', type=Path, required=True)
     return parser.parse_args()
@@ -130,15 +130,19 @@ def accuracy(train: list[dict], val: list[dict], classes: int) -> tuple[float, f
     return float((right[seen] / total[seen]).mean() * 100), rank
 
 
-def measure(args: argparse.Namespace, cfg: Config, inits: dict[str, str | None]) -> list[dict]:
-    """One row per initialisation, stage and number of labels."""
+def measure(args: argparse.Namespace, cfg: Config, inits: dict[str, list[str | None]]) -> list[dict]:
+    """One row per initialisation, stage and number of labels.
+
+    Draw ``i`` of the labelled images is described by the weights ``i``, counted around; None are random ones
+    of seed ``i``.
+    """
     train, val = (load_images(cfg, split, args.short_side) for split in ('train', 'val'))
     classes = cfg.model.decode_head.num_classes
     scores: dict[tuple, list[tuple[float, float]]] = {}
-    for init, weights in inits.items():
+    for init, several in inits.items():
         for seed in range(args.seeds):
-            if seed == 0 or weights is None:
-                model = backbone(weights, seed, train)
+            if seed == 0 or len(several) > 1:
+                model = backbone(several[seed % len(several)], seed, train)
                 described = [describe(model, images, classes, init) for images in (train, val)]
             order = np.random.default_rng(seed).permutation(len(train))
             for labels in args.labels:
@@ -147,8 +151,8 @@ def measure(args: argparse.Namespace, cfg: Config, inits: dict[str, str | None])
                     some = [described[0][stage][i] for i in chosen]
                     result = accuracy(some, described[1][stage], classes)
                     scores.setdefault((labels, name, init), []).append(result)
-                    if weights is not None and labels == 'all' and seed:
-                        scores[labels, name, init].pop()  # the same images again
+                    if labels == 'all' and seed >= len(several):
+                        scores[labels, name, init].pop()  # the same images and weights again
     rows = []
     for (labels, stage, init), found in scores.items():
         values = [score for score, _ in found]
@@ -186,15 +190,10 @@ def main() -> int:
         cfg = Config.fromfile(ROOT / SEGMENTATION[args.task])
         launch.set_data_root(cfg, args.data_root)
         check_config(cfg)
-        trained = {
-            name: pretrain(
-                name, chosen_pairs(args), chosen_scale(args), args.pretrained or args.out, args.pretrain_seed
-            )
-            for name in args.recipes
-        }
-        rows = measure(
-            args, cfg, {'random': None, **{name: one['backbone'] for name, one in trained.items()}}
-        )
+        trained = pretrain_all(args)
+        inits: dict[str, list[str | None]] = {'random': [None] * args.seeds}
+        inits.update({name: [one['backbone'] for one in several] for name, several in trained.items()})
+        rows = measure(args, cfg, inits)
     except (RuntimeError, ValueError, OSError, ImportError) as error:
         print(f'probe: {error}', file=sys.stderr)
         return 1

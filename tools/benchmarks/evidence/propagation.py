@@ -5,7 +5,8 @@ r"""Error of propagated motion against the number of guidance points, beside int
 
 Recipes that are not trained yet are trained first; the same command continues what was interrupted. Guidance
 of n points is the first n of one list per image: watershed and grid candidates in a random order, then random
-pixels. OUT/propagation.{md,json,png} are the result.
+pixels. Of several --pretrain-seeds it is the mean, with the spread over them. OUT/propagation.{md,json,png}
+are the result.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from recipes import GRID, WATERSHED, add_pairs, add_scale, chosen_pairs, chosen_scale, pretrain
+from recipes import GRID, WATERSHED, add_pairs, add_scale, pretrain_all
 from tqdm import tqdm
 
 from cmp_mm.apis.loading import load_network
@@ -46,7 +47,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--numbers', nargs='+', type=int, default=list(NUMBERS), help='of guidance points')
     parser.add_argument('--max-images', type=int, default=200, help='of each set, spread evenly over it')
-    parser.add_argument('--seed', type=int, default=0, help='of the pretrainings and the points')
+    parser.add_argument('--seed', type=int, default=0, help='of the points')
     parser.add_argument('--out', type=Path, required=True)
     return parser.parse_args()
 
@@ -85,8 +86,11 @@ def network_flows(model: CMP, image: np.ndarray, sets: list[tuple[np.ndarray, np
     return flows.permute(0, 2, 3, 1).expand(len(sets), -1, -1, -1).numpy()
 
 
-def measure(models: dict[str, CMP], annotation: str, cfg: Config, args: argparse.Namespace) -> dict:
-    """Mean error over the images of one set: method -> one figure per number of points."""
+def measure(models: dict[str, list[CMP]], annotation: str, cfg: Config, args: argparse.Namespace) -> dict:
+    """Mean error over the images of one set: method -> one figure per number of points.
+
+    Of a method's several networks it is their mean; ``std`` has the spread where there are several.
+    """
     pipeline = [
         step
         for step in cfg.val_dataloader.dataset.pipeline
@@ -101,21 +105,23 @@ def measure(models: dict[str, CMP], annotation: str, cfg: Config, args: argparse
         )
     )
     chosen = np.unique(np.linspace(0, len(dataset) - 1, args.max_images).round().astype(int))
-    errors: dict[str, list[list[float]]] = {name: [] for name in (*models, *BASELINES)}
+    errors: dict[str, list[list[list[float]]]] = {name: [] for name in (*models, *BASELINES)}
     for index in tqdm(chosen, desc=Path(annotation).parent.name, unit='image'):
         sample = dataset[int(index)]
         flow, valid = sample['flow'], sample.get('flow_valid')
         points = ordered_points(flow, valid, max(args.numbers), args.seed * 1_000_003 + int(index))
         sets = [(points[:n], flow[points[:n, 0], points[:n, 1]]) for n in args.numbers]
-        for name, model in models.items():
-            flows = network_flows(model, sample['img'], sets)
-            errors[name].append([epe(one, flow, valid) for one in flows])
+        for name, several in models.items():
+            found = (network_flows(model, sample['img'], sets) for model in several)
+            errors[name].append([[epe(one, flow, valid) for one in flows] for flows in found])
         for name in BASELINES:
             flows = (interpolate_guidance(*one, flow.shape[:2], name) for one in sets)
-            errors[name].append([epe(one, flow, valid) for one in flows])
+            errors[name].append([[epe(one, flow, valid) for one in flows]])
+    networks = {name: np.mean(rows, axis=0) for name, rows in errors.items()}
     return dict(
         images=len(chosen),
-        mean={name: np.mean(rows, axis=0).tolist() for name, rows in errors.items()},
+        mean={name: rows.mean(axis=0).tolist() for name, rows in networks.items()},
+        std={name: rows.std(axis=0, ddof=1).tolist() for name, rows in networks.items() if len(rows) > 1},
     )
 
 
@@ -126,6 +132,8 @@ def render_table(measured: dict, numbers: list[int]) -> str:
     best = np.min(list(measured['mean'].values()), axis=0)
     for name, row in measured['mean'].items():
         cells = [f'**{v:.2f}**' if v == b else f'{v:.2f}' for v, b in zip(row, best, strict=True)]
+        if name in measured['std']:
+            cells = [f'{cell} ± {std:.2f}' for cell, std in zip(cells, measured['std'][name], strict=True)]
         lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines) + '\n'
 
@@ -158,18 +166,16 @@ def main() -> int:
     init_default_scope('cmp_mm')
     args.out.mkdir(parents=True, exist_ok=True)
     try:
-        trained = {
-            name: pretrain(
-                name, chosen_pairs(args), chosen_scale(args), args.pretrained or args.out, args.seed
-            )
-            for name in args.recipes
-        }
+        trained = pretrain_all(args)
         sets = dict(one.split('=', 1) for one in args.sets)
     except (RuntimeError, ValueError, OSError) as error:
         print(f'propagation: {error}', file=sys.stderr)
         return 1
-    models = {name: load_network(one['config'], one['checkpoint']).eval() for name, one in trained.items()}
-    cfg = Config.fromfile(next(iter(trained.values()))['config'])
+    models = {
+        name: [load_network(one['config'], one['checkpoint']).eval() for one in several]
+        for name, several in trained.items()
+    }
+    cfg = Config.fromfile(next(iter(trained.values()))[0]['config'])
     results = {}
     for name, annotation in sets.items():
         results[name] = measure(models, annotation, cfg, args)

@@ -243,6 +243,14 @@ def add_pairs(parser: argparse.ArgumentParser) -> None:
         help='folders of pairs; one without a name is what recipes use unless they ask for another',
     )
     parser.add_argument('--pretrained', type=Path, help='folder of the pretrainings; default OUT')
+    parser.add_argument(
+        '--pretrain-seeds',
+        type=int,
+        nargs='+',
+        default=[0],
+        help='one pretraining of each recipe for each of these; what is measured with several seeds goes '
+        'through them in turn (default: %(default)s)',
+    )
 
 
 def chosen_pairs(args: argparse.Namespace) -> dict[str, Path]:
@@ -260,6 +268,20 @@ def chosen_pairs(args: argparse.Namespace) -> dict[str, Path]:
             )
         pairs[name or 'pairs'] = Path(folder).resolve()
     return pairs
+
+
+def pretrain_all(args: argparse.Namespace) -> dict[str, list[dict]]:
+    """Name -> what :func:`pretrain` gives for each of ``--pretrain-seeds``, of all ``--recipes``.
+
+    Raises:
+        RuntimeError: a tool failed.
+        ValueError: pairs that a recipe needs are not there.
+    """
+    pairs, scale, out = chosen_pairs(args), chosen_scale(args), args.pretrained or args.out
+    return {
+        name: [pretrain(name, pairs, scale, out, seed) for seed in args.pretrain_seeds]
+        for name in args.recipes
+    }
 
 
 def add_scale(parser: argparse.ArgumentParser) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
-from recipes import ROOT, add_pairs, add_scale, chosen_pairs, chosen_scale, pretrain
+from recipes import ROOT, add_pairs, add_scale, chosen_pairs, pretrain_all
 
 from cmp_mm.downstream import check_config
 from cmp_mm.engine import launch, write_durably
@@ -55,7 +55,6 @@ def parse_args() -> argparse.Namespace:
         '--labels', nargs='+', default=['all'], help='numbers of labelled images (figures for a pose), or all'
     )
     parser.add_argument('--seeds', type=int, default=3, help='of the fine-tuning')
-    parser.add_argument('--pretrain-seed', type=int, default=0)
     parser.add_argument('--iterations', type=int, default=150, help='of the fine-tuning')
     parser.add_argument(
         '--lr',
@@ -70,7 +69,9 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def compare_inits(args: argparse.Namespace, cfg: Config, backbones: dict, seeds: int, out: Path) -> dict:
+def compare_inits(
+    args: argparse.Namespace, cfg: Config, backbones: dict[str, list[str]], seeds: int, out: Path
+) -> dict:
     """Run ``compare_inits.py`` on a config; its report.
 
     Raises:
@@ -79,7 +80,7 @@ def compare_inits(args: argparse.Namespace, cfg: Config, backbones: dict, seeds:
     out.mkdir(parents=True, exist_ok=True)
     cfg.dump(out / f'{args.task}.py')
     command = [sys.executable, ROOT / 'tools/benchmarks/compare_inits.py', out / f'{args.task}.py']
-    command += ['--inits', *(f'{name}={file}' for name, file in backbones.items())]
+    command += ['--inits', *(f'{name}={file}' for name, files in backbones.items() for file in files)]
     command += ['--seeds', seeds, '--data-root', args.data_root, '--out', out]
     command += ['--metric', 'PCK'] if args.task in POSE else []
     command += ['--frozen'] if args.frozen else []
@@ -140,7 +141,7 @@ def count_samples(args: argparse.Namespace) -> int:
         return len(DATASETS.build(cfg.train_dataloader.dataset))
 
 
-def compare(args: argparse.Namespace, labels: str, total: int, backbones: dict[str, str]) -> dict:
+def compare(args: argparse.Namespace, labels: str, total: int, backbones: dict[str, list[str]]) -> dict:
     """Fine-tune every initialisation with so many labelled images, each at the rate that suits it.
 
     Every rate is tried once, seed 0, with a fifth of the labelled images kept out of training; the one that
@@ -151,7 +152,7 @@ def compare(args: argparse.Namespace, labels: str, total: int, backbones: dict[s
         args: the command line.
         labels: number of labelled images, or 'all'.
         total: number of images of the training split.
-        backbones: name -> what the backbone starts from.
+        backbones: name -> what the backbone starts from, seed by seed and around.
 
     Returns:
         The report of ``compare_inits.py``; each row of ``summary`` with the ``lr`` used, and ``tried``:
@@ -249,12 +250,10 @@ def main() -> int:
     args = parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     try:
-        pairs, total = chosen_pairs(args), count_samples(args)
-        trained = {
-            name: pretrain(name, pairs, chosen_scale(args), args.pretrained or args.out, args.pretrain_seed)
-            for name in args.recipes
-        }
-        backbones = {'random': 'random', **{name: one['backbone'] for name, one in trained.items()}}
+        chosen_pairs(args)
+        total, trained = count_samples(args), pretrain_all(args)
+        backbones = {'random': ['random']}
+        backbones.update({name: [one['backbone'] for one in several] for name, several in trained.items()})
         reports = {labels: compare(args, labels, total, backbones) for labels in args.labels}
     except (RuntimeError, ValueError, OSError, ImportError) as error:
         print(f'transfer: {error}', file=sys.stderr)
