@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 
@@ -27,6 +29,44 @@ def test_flownet_decoder_gives_four_scales_finest_first():
     decoder = FlowNetDecoder(out_channels=2).eval()
     assert [tuple(o.shape) for o in decoder(*features_for(decoder))] == [
         (1, 2, s, s) for s in (64, 32, 16, 8)
+    ]
+
+
+@pytest.mark.parametrize(
+    'decoder', [PlainDecoder(combo=(1, 2, 4), out_channels=6), SkipDecoder(out_channels=6), FlowNetDecoder()]
+)
+def test_one_image_for_many_motions_is_the_image_repeated(decoder):
+    """The plain path: everything repeated and concatenated."""
+    decoder = copy.deepcopy(decoder).double().eval()
+    features, motion = features_for(decoder)
+    if isinstance(decoder, PlainDecoder):
+        features = features[-1:]
+    motion = torch.cat([motion, 2 * motion.flip(-1), 0 * motion]).double().requires_grad_()
+    features = [feature.double().requires_grad_() for feature in features]
+    repeated = [feature.expand(3, -1, -1, -1) for feature in features]
+    found, expected = decoder(features, motion), decoder(repeated, motion)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    outputs = [output if isinstance(output, tuple) else (output,) for output in (found, expected)]
+    inputs = [motion, *features, *decoder.parameters()]
+    gradients = [
+        torch.autograd.grad(sum(one.square().mean() for one in output), inputs) for output in outputs
+    ]
+    torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-10)
+
+
+def test_what_depends_on_the_image_alone_is_computed_once():
+    decoder, sizes = SkipDecoder(out_channels=2).eval(), []
+    for name in ('skipconv4', 'skipconv2', 'fusion4', 'fusion2'):
+        getattr(decoder, name).register_forward_hook(
+            lambda _module, parts, out, name=name: sizes.append((name, [len(p) for p in parts], len(out)))
+        )
+    features, motion = features_for(decoder)
+    decoder(features, motion.expand(5, -1, -1, -1))
+    assert sorted(sizes) == [
+        ('fusion2', [5, 1], 5),
+        ('fusion4', [5, 1], 5),
+        ('skipconv2', [1], 1),
+        ('skipconv4', [1], 1),
     ]
 
 

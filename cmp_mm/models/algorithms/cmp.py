@@ -126,9 +126,11 @@ class CMP(BaseModel):
     def decode(self, features: Sequence[Tensor], motion: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Logits or raw flow from :meth:`encode_image` and :meth:`encode_guidance`.
 
-        Features of one image go with any number of motion features.
+        Features of one image go with any number of motion features; what depends on the image alone is then
+        computed once.
         """
-        if len(features[-1]) == 1 and len(motion) > 1:
+        if self.training and len(features[-1]) == 1 and len(motion) > 1:
+            # Batch statistics are those of all sets.
             features = [feature.expand(len(motion), -1, -1, -1) for feature in features]
         return self.decoder(features, motion)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cmp_mm.registry import MODELS
 
-from .propagation import PropagationNets, conv_bn_relu
+from .propagation import ConvBNReLU, PropagationNets, convolve_joined
 from .skip_decoder import skip_features
 
 
@@ -47,18 +47,18 @@ class FlowNetDecoder(BaseModule):
         image_channels, stem_channels, layer1_channels = skip_channels
         self.out_channels = out_channels
         self.propagation = PropagationNets(in_channels, combo, num_convs=3)
-        self.fusion8 = conv_bn_relu(self.propagation.out_channels, 256)
+        self.fusion8 = ConvBNReLU(self.propagation.out_channels, 256)
 
         self.predict_flow8 = self._predict(256)
-        self.deconv8 = _deconv(256, 128)
+        self.deconv8 = _Deconv(256, 128)
         self.upsample_flow8 = self._upsample()
         width4 = layer1_channels + 128 + out_channels
         self.predict_flow4 = self._predict(width4)
-        self.deconv4 = _deconv(width4, 128)
+        self.deconv4 = _Deconv(width4, 128)
         self.upsample_flow4 = self._upsample()
         width2 = stem_channels + 128 + out_channels
         self.predict_flow2 = self._predict(width2)
-        self.deconv2 = _deconv(width2, 64)
+        self.deconv2 = _Deconv(width2, 64)
         self.upsample_flow2 = self._upsample()
         self.predict_flow1 = self._predict(image_channels + 64 + out_channels)
 
@@ -73,7 +73,7 @@ class FlowNetDecoder(BaseModule):
 
         Args:
             features: image (N, 3, H, W), stem (N, 64, H/2, W/2), layer1 (N, C, H/4, W/4) and the projected
-                (N, 256, H/8, W/8).
+                (N, 256, H/8, W/8); or those of one image for all motion.
             motion: (N, 16, H/8, W/8).
 
         Returns:
@@ -86,17 +86,30 @@ class FlowNetDecoder(BaseModule):
         image, stem, layer1, deepest = skip_features('FlowNetDecoder', features, names)
         x = self.fusion8(self.propagation(deepest, motion))
         flow8 = self.predict_flow8(x)
-        x = torch.cat([layer1, self.deconv8(x), self.upsample_flow8(flow8)], dim=1)
-        flow4 = self.predict_flow4(x)
-        x = torch.cat([stem, self.deconv4(x), self.upsample_flow4(flow4)], dim=1)
-        flow2 = self.predict_flow2(x)
-        x = torch.cat([image, self.deconv2(x), self.upsample_flow2(flow2)], dim=1)
-        flow1 = self.predict_flow1(x)
+        parts = _join(layer1, self.deconv8(x), self.upsample_flow8(flow8))
+        flow4 = convolve_joined(self.predict_flow4, parts)
+        parts = _join(stem, self.deconv4(*parts), self.upsample_flow4(flow4))
+        flow2 = convolve_joined(self.predict_flow2, parts)
+        parts = _join(image, self.deconv2(*parts), self.upsample_flow2(flow2))
+        flow1 = convolve_joined(self.predict_flow1, parts)
         return flow1, flow2, flow4, flow8
 
 
-def _deconv(in_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1),
-        nn.LeakyReLU(0.1, inplace=True),
-    )
+def _join(skip: Tensor, *others: Tensor) -> list[Tensor]:
+    """The parts of one batch size in one tensor, which several convolutions read."""
+    rest = torch.cat(others, dim=1)
+    return [torch.cat([skip, rest], dim=1)] if len(skip) == len(rest) else [skip, rest]
+
+
+class _Deconv(nn.Sequential):
+    """Transposed convolution to twice the size, and LeakyReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(
+            nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1),
+            nn.LeakyReLU(0.1, inplace=True),
+        )
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        conv, activation = self
+        return activation(convolve_joined(conv, parts))

@@ -39,7 +39,8 @@ class PlainDecoder(BaseModule):
         """Decode the last of ``features`` and ``motion``.
 
         Args:
-            features: feature maps, shallow to deep; the last one is (N, 256, h, w).
+            features: feature maps, shallow to deep; the last one is (N, 256, h, w), or (1, 256, h, w) of
+                one image for all motion.
             motion: (N, 16, h, w).
 
         Returns:

@@ -8,13 +8,64 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 
-def conv_bn_relu(in_channels: int, out_channels: int) -> nn.Sequential:
-    """3x3 convolution with bias, batch normalisation, ReLU; the size stays."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, padding=1),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
-    )
+class ConvBNReLU(nn.Sequential):
+    """3x3 convolution with bias, batch normalisation, ReLU; the size stays.
+
+    Args:
+        in_channels: width of the parts together.
+        out_channels: width of the output.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, 3, padding=1),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        """The block on ``parts``, as of :func:`convolve_joined`."""
+        conv, norm, relu = self
+        return relu(norm(convolve_joined(conv, parts)))
+
+
+def convolve_joined(conv: nn.Conv2d | nn.ConvTranspose2d, parts: Sequence[Tensor]) -> Tensor:
+    """Convolve parts joined along their channels; a part of one image serves all guidance sets.
+
+    A convolution is linear: where some parts are of one image and others of N guidance sets, each kind meets
+    its own share of the weights, the image once instead of N times, and the results are added. Up to rounding
+    this is the convolution of everything repeated and concatenated.
+
+    Args:
+        conv: without groups.
+        parts: each (1, C, h, w) or (N, C, h, w); the widths C make the convolution's input together.
+
+    Returns:
+        (N, out_channels, ...).
+    """
+    many = [len(part) > 1 for part in parts]
+    if all(many) or not any(many):
+        return conv(_concatenate(parts, 1))
+    transposed = isinstance(conv, nn.ConvTranspose2d)
+    axis = 0 if transposed else 1
+    shares = conv.weight.split([part.shape[1] for part in parts], dim=axis)
+
+    def convolve(of_many: bool, bias: Tensor | None) -> Tensor:
+        x = _concatenate([part for part, one in zip(parts, many, strict=True) if one is of_many], 1)
+        weight = _concatenate(
+            [share for share, one in zip(shares, many, strict=True) if one is of_many], axis
+        )
+        if transposed:
+            return F.conv_transpose2d(x, weight, bias, conv.stride, conv.padding, conv.output_padding)
+        return F.conv2d(x, weight, bias, conv.stride, conv.padding)
+
+    total = convolve(True, None)
+    total += convolve(False, conv.bias)  # in place: a new array of this size costs more than the addition
+    return total
+
+
+def _concatenate(tensors: Sequence[Tensor], dim: int) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tuple(tensors), dim)
 
 
 def resize_to(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -48,7 +99,7 @@ class PropagationNets(BaseModule):
         self.nets = nn.ModuleDict(
             {
                 f'scale{scale}': nn.Sequential(
-                    *(conv_bn_relu(channels if i else in_channels, channels) for i in range(num_convs))
+                    *(ConvBNReLU(channels if i else in_channels, channels) for i in range(num_convs))
                 )
                 for scale in combo
             }
@@ -58,7 +109,7 @@ class PropagationNets(BaseModule):
         """Propagate motion over the image features, at every scale.
 
         Args:
-            features: (N, C, h, w) projected image features.
+            features: (N, C, h, w) projected image features, or (1, C, h, w) of one image for all motion.
             motion: (N, M, h, w) motion features, C + M = ``in_channels``.
 
         Returns:
@@ -83,12 +134,13 @@ class PropagationNets(BaseModule):
                 f'decoder: a feature map of {_size(features)} cannot be max-pooled by {max(self.combo)}; use '
                 f'larger inputs, or a combo of smaller scales than {self.combo}.'
             )
-        x = torch.cat([features, motion], dim=1)
         outputs = []
         for scale, net in zip(self.combo, self.nets.values(), strict=True):
-            pooled = F.max_pool2d(x, scale) if scale > 1 else x
-            y = net(pooled)
-            outputs.append(resize_to(y, x.shape[-2:]) if scale > 1 else y)
+            first, *others = net
+            y = first(*(F.max_pool2d(x, scale) if scale > 1 else x for x in (features, motion)))
+            for block in others:
+                y = block(y)
+            outputs.append(resize_to(y, motion.shape[-2:]) if scale > 1 else y)
         return torch.cat(outputs, dim=1)
 
 

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 
-import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from cmp_mm.registry import MODELS
 
-from .propagation import PropagationNets, conv_bn_relu, resize_to
+from .propagation import ConvBNReLU, PropagationNets, resize_to
 
 
 @MODELS.register_module()
@@ -43,18 +42,19 @@ class SkipDecoder(BaseModule):
         stem_channels, layer1_channels = skip_channels
         self.out_channels = out_channels
         self.propagation = PropagationNets(in_channels, combo, num_convs=3)
-        self.fusion8 = conv_bn_relu(self.propagation.out_channels, 256)
-        self.skipconv4 = conv_bn_relu(layer1_channels, 128)
-        self.fusion4 = conv_bn_relu(256 + 128, 128)
-        self.skipconv2 = conv_bn_relu(stem_channels, 32)
-        self.fusion2 = conv_bn_relu(128 + 32, 64)
+        self.fusion8 = ConvBNReLU(self.propagation.out_channels, 256)
+        self.skipconv4 = ConvBNReLU(layer1_channels, 128)
+        self.fusion4 = ConvBNReLU(256 + 128, 128)
+        self.skipconv2 = ConvBNReLU(stem_channels, 32)
+        self.fusion2 = ConvBNReLU(128 + 32, 64)
         self.head = nn.Conv2d(64, out_channels, 1)
 
     def forward(self, features: Sequence[Tensor], motion: Tensor) -> Tensor:
         """Decode at half the input's resolution.
 
         Args:
-            features: stem (N, 64, H/2, W/2), layer1 (N, C, H/4, W/4) and the projected (N, 256, H/8, W/8).
+            features: stem (N, 64, H/2, W/2), layer1 (N, C, H/4, W/4) and the projected (N, 256, H/8, W/8);
+                or those of one image for all motion.
             motion: (N, 16, H/8, W/8).
 
         Returns:
@@ -66,9 +66,9 @@ class SkipDecoder(BaseModule):
         stem, layer1, deepest = skip_features('SkipDecoder', features, ('stem', 'layer1', 'neck'))
         x = self.fusion8(self.propagation(deepest, motion))
         x = resize_to(x, layer1.shape[-2:])
-        x = self.fusion4(torch.cat([x, self.skipconv4(layer1)], dim=1))
+        x = self.fusion4(x, self.skipconv4(layer1))
         x = resize_to(x, stem.shape[-2:])
-        x = self.fusion2(torch.cat([x, self.skipconv2(stem)], dim=1))
+        x = self.fusion2(x, self.skipconv2(stem))
         return self.head(x)
 
 
