@@ -68,10 +68,15 @@ class QuantizedFlowCodec:
             logits: (N, 2 * num_bins, h, w), of any floating dtype.
 
         Returns:
-            (N, 2, h, w) float32 pixels of the size the flow was trained at.
+            (N, 2, h, w) float32 pixels of the size the flow was trained at, under autocast too.
         """
-        probability = self._split_axes(logits).float().softmax(dim=2)
-        return torch.einsum('nabhw,b->nahw', probability, self.centers(logits.device))
+        axes, centers = self._split_axes(logits), self.centers(logits.device)
+        # On the CPU image by image: the memory that the probabilities of one need is still in the cache for
+        # the next.
+        parts = axes.split(1) if logits.device.type == 'cpu' else (axes,)
+        with torch.autocast(logits.device.type, enabled=False):
+            flow = torch.cat([centers @ part.float().softmax(dim=2).flatten(3) for part in parts])
+        return flow.unflatten(2, logits.shape[-2:])
 
     def most_likely(self, logits: Tensor) -> Tensor:
         """(N, 2 * num_bins, h, w) logits to the (N, 2, h, w) int64 bins of highest logit."""

@@ -67,6 +67,22 @@ def test_decoding_is_float32_for_half_precision_logits():
     assert torch.equal(flow, QuantizedFlowCodec().decode(logits.float()))
 
 
+def test_decoding_is_the_expectation_image_by_image():
+    codec, logits = QuantizedFlowCodec(21, 10.0), 5 * torch.randn(3, 42, 5, 7)
+    probability = logits.double().view(3, 2, 21, 5, 7).softmax(2)
+    expected = (probability * codec.centers().double().view(1, 1, 21, 1, 1)).sum(2)
+    torch.testing.assert_close(codec.decode(logits).double(), expected, rtol=0, atol=1e-5)
+    assert codec.decode(logits[:0]).shape == (0, 2, 5, 7)
+
+
+def test_decoding_is_float32_under_autocast():
+    logits = 5 * torch.randn(2, 198, 4, 4)
+    with torch.autocast('cpu', torch.bfloat16):
+        flow = QuantizedFlowCodec().decode(logits)
+    assert flow.dtype == torch.float32
+    assert torch.equal(flow, QuantizedFlowCodec().decode(logits))
+
+
 @pytest.mark.parametrize('num_bins', [98, 1, 0, -3, 99.0, True])
 def test_bins_that_have_no_middle_are_refused(num_bins):
     with pytest.raises(ValueError, match=r'num_bins must be an odd integer .* got'):
