@@ -270,6 +270,20 @@ def test_propagation_end_to_end_and_again(tools, pairs, tmp_path, monkeypatch, c
     assert '**' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    'sets, message', [('nameless.txt', 'expected NAME=ANNOTATION'), ('a=b/missing.txt', 'missing.txt')]
+)
+def test_a_wrong_set_is_one_line_before_anything_is_trained(
+    tools, pairs, tmp_path, monkeypatch, capsys, sets, message
+):
+    command = ['propagation.py', '--pairs', str(pairs), '--sets', sets, '--out', str(tmp_path)]
+    monkeypatch.setattr(sys, 'argv', command)
+    monkeypatch.setattr(tools['recipes'], 'run', lambda *_: pytest.fail('trained'))
+    assert tools['propagation'].main() == 1
+    error = capsys.readouterr().err.strip()
+    assert '\n' not in error and message in error
+
+
 @pytest.mark.parametrize('name', ['propagation', 'transfer'])
 def test_a_wrong_folder_is_one_line(tools, tmp_path, monkeypatch, capsys, name):
     command = [f'{name}.py', '--pairs', str(tmp_path), '--out', str(tmp_path / 'out')]

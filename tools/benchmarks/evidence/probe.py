@@ -22,7 +22,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS as ROOT_DATASETS
 from mmengine.registry import DefaultScope
-from recipes import ROOT, add_pairs, add_scale, pretrain_all
+from recipes import ROOT, add_pairs, add_recipes, add_scale, pretrain_all
 from torch import Tensor, nn
 from tqdm import tqdm
 from transfer import SEGMENTATION, plot
@@ -41,7 +41,7 @@ def parse_args() -> argparse.Namespace:
     add_scale(parser)
     parser.add_argument('--task', choices=SEGMENTATION, required=True)
     parser.add_argument('--data-root', required=True, help='of the labelled set')
-    parser.add_argument('--recipes', nargs='+', default=['walker', 'cmp', 'cmp-4'], help='see recipes.py')
+    add_recipes(parser)
     parser.add_argument('--labels', nargs='+', default=['all'], help='numbers of labelled images, or all')
     parser.add_argument('--seeds', type=int, default=3, help='draws of the labelled images')
     parser.add_argument('--short-side', type=int, default=160, help='of the images the features see')

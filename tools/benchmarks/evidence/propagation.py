@@ -18,15 +18,26 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from recipes import GRID, WATERSHED, add_pairs, add_scale, pretrain_all
+from recipes import (
+    GRID,
+    RECIPES,
+    WATERSHED,
+    add_pairs,
+    add_recipes,
+    add_scale,
+    chosen_pairs,
+    chosen_scale,
+    pretrain_all,
+    pretraining_config,
+)
 from tqdm import tqdm
 
 from cmp_mm.apis.loading import load_network
+from cmp_mm.datasets import ImageFlowDataset
 from cmp_mm.engine import write_durably
 from cmp_mm.evaluation import interpolate_guidance
 from cmp_mm.guidance import guidance_map, sample_points
 from cmp_mm.models import CMP
-from cmp_mm.registry import DATASETS
 
 NUMBERS = (1, 2, 4, 8, 16, 32)
 BASELINES = ('nearest', 'idw', 'rbf', 'mean', 'zero')
@@ -37,7 +48,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_pairs(parser)
     add_scale(parser)
-    parser.add_argument('--recipes', nargs='+', default=['cmp', 'cmp-4', 'walker'], help='see recipes.py')
+    add_recipes(parser)
     parser.add_argument(
         '--sets',
         nargs='+',
@@ -86,27 +97,35 @@ def network_flows(model: CMP, image: np.ndarray, sets: list[tuple[np.ndarray, np
     return flows.permute(0, 2, 3, 1).expand(len(sets), -1, -1, -1).numpy()
 
 
-def measure(models: dict[str, list[CMP]], annotation: str, cfg: Config, args: argparse.Namespace) -> dict:
-    """Mean error over the images of one set: method -> one figure per number of points.
+def open_sets(texts: list[str], cfg: Config) -> dict[str, ImageFlowDataset]:
+    """Name -> data set of each ``--sets`` entry, images and flow at the size of a config's validation.
 
-    Of a method's several networks it is their mean; ``std`` has the spread where there are several.
+    Raises:
+        ValueError: an entry is not NAME=ANNOTATION, or its annotation is missing or cannot be read.
     """
     pipeline = [
         step
         for step in cfg.val_dataloader.dataset.pipeline
         if step.type not in ('SampleGuidance', 'PackFlowInputs')
     ]
-    dataset = DATASETS.build(
-        dict(
-            type='cmp_mm.ImageFlowDataset',
-            ann_file=annotation,
-            data_root=str(Path(annotation).parent),
-            pipeline=pipeline,
-        )
-    )
+    sets = {}
+    for text in texts:
+        name, separator, annotation = text.partition('=')
+        if not separator:
+            raise ValueError(f'--sets {text}: expected NAME=ANNOTATION')
+        root = str(Path(annotation).parent)
+        sets[name] = ImageFlowDataset(ann_file=annotation, data_root=root, pipeline=pipeline)
+    return sets
+
+
+def measure(models: dict[str, list[CMP]], dataset: ImageFlowDataset, args: argparse.Namespace) -> dict:
+    """Mean error over the images of one set: method -> one figure per number of points.
+
+    Of a method's several networks it is their mean; ``std`` has the spread where there are several.
+    """
     chosen = np.unique(np.linspace(0, len(dataset) - 1, args.max_images).round().astype(int))
     errors: dict[str, list[list[list[float]]]] = {name: [] for name in (*models, *BASELINES)}
-    for index in tqdm(chosen, desc=Path(annotation).parent.name, unit='image'):
+    for index in tqdm(chosen, desc=Path(dataset.ann_file).parent.name, unit='image'):
         sample = dataset[int(index)]
         flow, valid = sample['flow'], sample.get('flow_valid')
         points = ordered_points(flow, valid, max(args.numbers), args.seed * 1_000_003 + int(index))
@@ -166,8 +185,10 @@ def main() -> int:
     init_default_scope('cmp_mm')
     args.out.mkdir(parents=True, exist_ok=True)
     try:
+        any_pairs = next(iter(chosen_pairs(args).values()))
+        cfg = pretraining_config(RECIPES[args.recipes[0]], any_pairs, chosen_scale(args))
+        sets = open_sets(args.sets, cfg)  # before the trainings: they take longest
         trained = pretrain_all(args)
-        sets = dict(one.split('=', 1) for one in args.sets)
     except (RuntimeError, ValueError, OSError) as error:
         print(f'propagation: {error}', file=sys.stderr)
         return 1
@@ -175,10 +196,9 @@ def main() -> int:
         name: [load_network(one['config'], one['checkpoint']).eval() for one in several]
         for name, several in trained.items()
     }
-    cfg = Config.fromfile(next(iter(trained.values()))[0]['config'])
     results = {}
-    for name, annotation in sets.items():
-        results[name] = measure(models, annotation, cfg, args)
+    for name, dataset in sets.items():
+        results[name] = measure(models, dataset, args)
         print(f'\n{name}\n\n{render_table(results[name], args.numbers)}', flush=True)
     text = '\n'.join(
         f'{name}\n\n{render_table(measured, args.numbers)}' for name, measured in results.items()

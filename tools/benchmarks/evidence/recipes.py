@@ -253,6 +253,18 @@ def add_pairs(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_recipes(parser: argparse.ArgumentParser) -> None:
+    """The option that says which recipes to compare; the quick config and its twin without guidance."""
+    parser.add_argument(
+        '--recipes',
+        nargs='+',
+        choices=RECIPES,
+        default=['walker-kaiming', 'cmp-kaiming'],
+        metavar='NAME',
+        help=f'of {", ".join(RECIPES)} (default: %(default)s)',
+    )
+
+
 def chosen_pairs(args: argparse.Namespace) -> dict[str, Path]:
     """Name -> folder.
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
-from recipes import ROOT, add_pairs, add_scale, chosen_pairs, pretrain_all
+from recipes import ROOT, add_pairs, add_recipes, add_scale, chosen_pairs, pretrain_all
 
 from cmp_mm.downstream import check_config
 from cmp_mm.engine import launch, write_durably
@@ -50,7 +50,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--data-root', required=True, help='of the labelled set; see the README of its config'
     )
-    parser.add_argument('--recipes', nargs='+', default=['walker', 'cmp', 'cmp-4'], help='see recipes.py')
+    add_recipes(parser)
     parser.add_argument(
         '--labels', nargs='+', default=['all'], help='numbers of labelled images (figures for a pose), or all'
     )
