@@ -33,7 +33,12 @@ def test_flownet_decoder_gives_four_scales_finest_first():
 
 
 @pytest.mark.parametrize(
-    'decoder', [PlainDecoder(combo=(1, 2, 4), out_channels=6), SkipDecoder(out_channels=6), FlowNetDecoder()]
+    'decoder',
+    [
+        PlainDecoder(combo=(1, 2, 4), out_channels=6),
+        SkipDecoder(out_channels=6),
+        FlowNetDecoder(out_channels=6),
+    ],
 )
 def test_one_image_for_many_motions_is_the_image_repeated(decoder):
     """The plain path: everything repeated and concatenated."""
