@@ -1,9 +1,35 @@
 """What the command line of train.py and test.py takes, and what it says when something is wrong."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
+import pytest
 import torch
+
+TOOLS = Path(__file__).resolve().parents[3] / 'tools'
+
+
+@pytest.mark.parametrize('name', ['train.py', 'test.py'])
+@pytest.mark.parametrize('given', [None, 'ACTIVE'])
+def test_threads_wait_without_spinning_unless_told_to(name, given):
+    # A package read from here sees what torch will see as it loads.
+    code = (
+        'import os, runpy, sys\n'
+        'class Stop:\n'
+        '    def find_spec(self, name, *_):\n'
+        '        if name in ("mmengine", "torch"): sys.exit(os.environ.get("OMP_WAIT_POLICY"))\n'
+        'sys.meta_path.insert(0, Stop())\n'
+        f'runpy.run_path({str(TOOLS / name)!r})\n'
+    )
+    environment = {key: value for key, value in os.environ.items() if key != 'OMP_WAIT_POLICY'}
+    if given:
+        environment['OMP_WAIT_POLICY'] = given
+    done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True)
+    assert done.stderr.strip() == (given or 'PASSIVE')
 
 
 def test_missing_config(fails, tmp_path):
