@@ -12,7 +12,6 @@ from mmengine.registry import (
     LOG_PROCESSORS,
     MODEL_WRAPPERS,
     OPTIM_WRAPPER_CONSTRUCTORS,
-    OPTIM_WRAPPERS,
     OPTIMIZERS,
     PARAM_SCHEDULERS,
     RUNNERS,
@@ -23,6 +22,7 @@ from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import LOOPS as MMENGINE_LOOPS
 from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import TASK_UTILS as MMENGINE_TASK_UTILS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import VISUALIZERS as MMENGINE_VISUALIZERS
@@ -48,6 +48,9 @@ VISUALIZERS = Registry(
 )
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='cmp_mm', locations=['cmp_mm.engine'])
 LOOPS = Registry('loop', parent=MMENGINE_LOOPS, scope='cmp_mm', locations=['cmp_mm.engine'])
+OPTIM_WRAPPERS = Registry(
+    'optimizer wrapper', parent=MMENGINE_OPTIM_WRAPPERS, scope='cmp_mm', locations=['cmp_mm.engine']
+)
 # What ``init_cfg`` of a pretraining or a downstream config names.
 WEIGHT_INITIALIZERS = Registry(
     'weight initializer',
@@ -67,7 +70,6 @@ _PASSED_ON = [
         LOG_PROCESSORS,
         MODEL_WRAPPERS,
         OPTIM_WRAPPER_CONSTRUCTORS,
-        OPTIM_WRAPPERS,
         OPTIMIZERS,
         PARAM_SCHEDULERS,
         RUNNERS,

@@ -61,7 +61,11 @@ if [ -e "$CHECKPOINT" ]; then
     say "Training is done: $CHECKPOINT"
 else
     say "Training, $ITERS iterations; validation beside interpolation of the same arrows"
-    python tools/train.py "$CONFIG" --work-dir "$TRAIN" --data-root "$PAIRS" --resume --cfg-options \
+    PRECISION=()
+    if python -c 'import sys; from cmp_mm.engine import computes_in_bfloat16 as yes; sys.exit(not yes())'; then
+        PRECISION=(--amp)
+    fi
+    python tools/train.py "$CONFIG" --work-dir "$TRAIN" --data-root "$PAIRS" --resume "${PRECISION[@]}" --cfg-options \
         train_cfg.max_iters="$ITERS" param_scheduler.1.end="$ITERS" "${SPLIT[@]}"
 fi
 

@@ -35,7 +35,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='go on from this checkpoint; without a name from the last whole one in the work directory, or '
         'from the beginning where there is none',
     )
-    parser.add_argument('--amp', action='store_true', help='mixed precision (needs an accelerator)')
+    parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='mixed precision; on a CPU in bfloat16, which needs a CPU with instructions for it to be faster',
+    )
     parser.add_argument('--no-validate', action='store_true', help='no validation during training')
     parser.add_argument(
         '--auto-scale-lr', action='store_true', help='scale the learning rate to the actual batch size'

@@ -1,3 +1,4 @@
+from .bfloat16_optim_wrapper import Bfloat16OptimWrapper, computes_in_bfloat16
 from .checkpoint_files import find_resumable, write_durably
 from .checkpoint_hook import AtomicCheckpointHook
 from .checkpoint_loading import CheckpointError, check_weights_fit, load_checkpoint_file, state_dict_of
@@ -10,6 +11,7 @@ from .scalars import read_curve, read_scalars
 
 __all__ = [
     'AtomicCheckpointHook',
+    'Bfloat16OptimWrapper',
     'CheckpointError',
     'DivergedError',
     'FiniteLossHook',
@@ -17,6 +19,7 @@ __all__ = [
     'IterationSeedHook',
     'ResumableTrainLoop',
     'check_weights_fit',
+    'computes_in_bfloat16',
     'find_resumable',
     'load_checkpoint_file',
     'read_curve',

@@ -1,5 +1,6 @@
 """What ``tools/train.py`` and ``tools/test.py`` do between the command line and the runner."""
 
+import logging
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ from torch import distributed
 from cmp_mm.datasets import AnnotationError, OutsideRootError, TooManyBadSamplesError
 from cmp_mm.datasets.sources import FlowSource
 
+from .bfloat16_optim_wrapper import computes_in_bfloat16
 from .checkpoint_hook import AtomicCheckpointHook, TrainingStopped
 from .checkpoint_loading import CheckpointError
 from .finite_loss_hook import DivergedError
@@ -293,16 +295,27 @@ def stop_processes() -> None:
 
 
 def use_amp(cfg: Config) -> None:
-    """Train in mixed precision.
+    """Train in mixed precision: as mmengine does on an accelerator, in bfloat16 on a CPU.
 
     Raises:
-        UsageError: no accelerator, or an optimizer wrapper that cannot.
+        UsageError: an optimizer wrapper that cannot.
     """
     kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper', 'Bfloat16OptimWrapper'):
         raise UsageError(f'--amp: optim_wrapper.type is {kind}, expected OptimWrapper')
     if get_device() == 'cpu':
-        raise UsageError('--amp needs an accelerator; torch.cuda.is_available() is False')
+        if computes_in_bfloat16() is False:
+            print_log(
+                '--amp: this CPU has no instructions for bfloat16; it trains much faster without',
+                'current',
+                logging.WARNING,
+            )
+        cfg.optim_wrapper.type = 'Bfloat16OptimWrapper'
+        for only_of_amp in ('loss_scale', 'dtype', 'use_fsdp'):
+            cfg.optim_wrapper.pop(only_of_amp, None)
+        return
+    if kind == 'Bfloat16OptimWrapper':
+        return
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 

@@ -153,7 +153,7 @@ def test_annotation_benchmark(tool, network, tmp_path, capsys):
     assert 'GrabCut' in capsys.readouterr().out
 
 
-def test_guidance_sets_benchmark(tool, network, tmp_path):
+def test_guidance_sets_benchmark(tool, network, tmp_path, capsys):
     figures = tmp_path / 'figures.json'
     tool('benchmarks/bench_guidance_sets')(
         [
@@ -166,9 +166,13 @@ def test_guidance_sets_benchmark(tool, network, tmp_path):
             '32',
             '--rounds',
             '1',
+            '--cfg-options',
+            'codec.num_bins=5',
+            'decoder.out_channels=10',
             '--json',
             str(figures),
         ]
     )
+    assert 'codec.num_bins=5 decoder.out_channels=10, 32 x 32' in capsys.readouterr().out
     (row,) = json.loads(figures.read_text())['rows']
     assert row['T'] == 3 and row['max_difference_px'] < 1e-2

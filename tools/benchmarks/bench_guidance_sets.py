@@ -2,6 +2,7 @@
 
     python tools/benchmarks/bench_guidance_sets.py                       # ResNet-50 skip-layer, 384 x 384
     python tools/benchmarks/bench_guidance_sets.py --sets 1 4 16 --json sets.json
+    python tools/benchmarks/bench_guidance_sets.py --cfg-options codec.num_bins=199 decoder.out_channels=398
 
 The weights are random: time does not depend on them. What is left, the decoder for each set, bounds the gain.
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mmengine.config import Config, DictAction
 from tqdm import tqdm
 
 from cmp_mm.apis import CMPInferencer
@@ -31,6 +33,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--config', default='cmp_resnet50_skip', help='name or path (default: %(default)s)')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        metavar='KEY=VALUE',
+        help="change settings of the config's model",
+    )
     parser.add_argument('--sets', type=int, nargs='+', default=[16], help='T (default: 16)')
     parser.add_argument('--size', type=int, default=384, help='of the image, pixels (default: %(default)s)')
     parser.add_argument('--batch-size', type=int, default=8, help='sets at a time (default: %(default)s)')
@@ -53,7 +63,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
     args = parse_args(argv)
     device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    network = MODELS.build({'_scope_': 'cmp_mm', **model_config(args.config)}).to(device)
+    model = Config(model_config(args.config))
+    model.merge_from_dict(args.cfg_options)
+    network = MODELS.build({'_scope_': 'cmp_mm', **model}).to(device)
     inferencer = CMPInferencer(network)
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (args.size, args.size, 3), dtype=np.uint8)
@@ -76,8 +88,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 times[name].append(seconds(call, inferencer.device))
         slow, fast = (statistics.median(times[name]) for name in ('again', 'once'))
         rows.append(dict(T=count, again_s=slow, once_s=fast, ratio=slow / fast, max_difference_px=difference))
+    changes = ''.join(f' {key}={value}' for key, value in args.cfg_options.items())
     print(
-        f'{args.config}, {args.size} x {args.size}, {inferencer.device}, torch {torch.__version__}, '
+        f'{args.config}{changes}, {args.size} x {args.size}, {inferencer.device}, torch {torch.__version__}, '
         f'{platform.machine()}, {torch.get_num_threads()} threads\n'
     )
     print(
@@ -90,7 +103,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             f'{row["max_difference_px"]:.1e} |'
         )
     if args.json:
-        figures = dict(config=args.config, size=args.size, device=str(inferencer.device), rows=rows)
+        figures = dict(
+            config=args.config,
+            cfg_options=args.cfg_options,
+            size=args.size,
+            device=str(inferencer.device),
+            rows=rows,
+        )
         write_durably(args.json, json.dumps(figures, indent=1).encode())
 
 

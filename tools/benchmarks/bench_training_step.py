@@ -6,7 +6,8 @@ fast    workers that only decode and crop, uint8 images from page-locked memory,
         bfloat16 autocast, channels_last, the fused loss, torch's fused optimizer
 compile (with --compile) the fast path through torch.compile
 
-On the CPU, which has no use for them, autocast, page-locked memory and the fused optimizer are left out.
+On the CPU, which has no use for them, page-locked memory and the fused optimizer are left out, and autocast
+unless asked for (``--amp``): not every CPU computes in bfloat16.
 Models, pipelines and optimizers are the configs'; the pairs are generated, 640 x 480, and in the page cache.
 
 Each way is timed twice: on batches that lie in memory already, and fed by the data workers. Waiting is the
@@ -138,13 +139,13 @@ class Way:
         self.optimizer = kind(
             self.model.parameters(), **optimizer, **(dict(fused=True) if fast and on_gpu else {})
         )
-        self.autocast = fast and on_gpu
+        self.autocast = fast and (on_gpu or options.get('amp', False))
 
     def step(self, data: dict) -> torch.Tensor:
         """One iteration; the loss."""
         self.optimizer.zero_grad()
         data = self.model.data_preprocessor(data, training=True)
-        with torch.autocast('cuda', torch.bfloat16) if self.autocast else nullcontext():
+        with torch.autocast(self.device.type, torch.bfloat16) if self.autocast else nullcontext():
             loss = self.model(**data, mode='loss')['loss']
         loss.backward()
         self.optimizer.step()
@@ -233,7 +234,7 @@ def compare(case: tuple, batch: int, ann_file: Path, args: argparse.Namespace, d
     found: dict[str, list[dict]] = {way: [] for way in ways}
     fits = dict.fromkeys(ways, batch)
     for way in ways * args.rounds:
-        options = dict(OPTIONS[way])
+        options = dict(OPTIONS[way], amp=args.amp)
         if options['guidance'] == 'device':
             options['guidance'] = args.guidance
         while True:
@@ -300,6 +301,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default='device',
         help='where the fast ways choose it (default: %(default)s)',
     )
+    parser.add_argument('--amp', action='store_true', help='autocast on the CPU too')
     parser.add_argument('--compile', action='store_true', help='time torch.compile too')
     parser.add_argument('--rounds', type=int, default=1, help='the ways in turn (default: %(default)s)')
     parser.add_argument('--seconds', type=float, default=6, help='for each timing (default: %(default)s)')

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 
 TOOLS = Path(__file__).resolve().parents[3] / 'tools'
 
@@ -74,12 +75,27 @@ def test_resume_of_weights_alone_or_of_another_model(fails, tiny_config, tmp_pat
 
 def test_options_that_cannot_be(fails, tiny_config, tmp_path):
     if not torch.cuda.is_available():
-        assert '--amp needs an accelerator' in fails('train.py', tiny_config, '--amp')
         assert 'needs an accelerator' in fails('train.py', tiny_config, '--launcher', 'mpi')
+    other = fails('train.py', tiny_config, '--amp', '--cfg-options', 'optim_wrapper.type=ApexOptimWrapper')
+    assert '--amp: optim_wrapper.type is ApexOptimWrapper, expected OptimWrapper' in other
     assert 'RANK, WORLD_SIZE' in fails('train.py', tiny_config, '--launcher', 'pytorch')
     text = tiny_config.read_text().replace('auto_scale_lr', 'unused')
     (tmp_path / 'plain.py').write_text(text)
     assert 'base_batch_size' in fails('train.py', tmp_path / 'plain.py', '--auto-scale-lr')
+
+
+def test_mixed_precision_trains_and_goes_on_without(tool, tiny_config, tmp_path):
+    work_dir = tmp_path / 'w'
+    code, output = tool(
+        'train.py', tiny_config, '--amp', '--work-dir', work_dir, '--cfg-options', 'train_cfg.max_iters=4'
+    )
+    assert code == 0, output
+    if not torch.cuda.is_available():
+        assert Config.fromfile(work_dir / 'tiny.py').optim_wrapper.type == 'Bfloat16OptimWrapper'
+    code, output = tool('train.py', tiny_config, '--work-dir', work_dir, '--resume')
+    assert code == 0 and 'resumed epoch: 0, iter: 4' in output, output
+    weights = torch.load(work_dir / 'iter_12.pth', weights_only=False)['state_dict']
+    assert all(value.dtype != torch.bfloat16 for value in weights.values())
 
 
 def test_unreadable_data_is_one_message_with_the_files(fails, tiny_config, pairs_root, tmp_path):

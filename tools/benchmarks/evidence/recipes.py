@@ -18,6 +18,7 @@ QUICK = ROOT / 'configs/cmp/cmp_resnet18-plain_quick-1xb16-800_pairs-96x96.py'
 
 WATERSHED = dict(type='watershed', kernel_size=15)
 GRID = dict(type='grid', stride=60)
+PRECISIONS = ('float32', 'bfloat16')
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Scale:
         iterations: length of a pretraining, at least 2.
         batch_size: images a step.
         lr: learning rate at its peak.
+        precision: 'float32', or 'bfloat16' for a CPU that has instructions for it (``--amp`` of train.py).
     """
 
     short_side: int = 112
@@ -37,6 +39,7 @@ class Scale:
     iterations: int = 800
     batch_size: int = 16
     lr: float = 2e-3
+    precision: str = 'float32'
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,8 @@ def pretraining_config(recipe: Recipe, data_root: Path, scale: Scale, seed: int 
     cfg.default_hooks.visualization.interval = cfg.train_cfg.val_interval
     cfg.randomness = dict(seed=seed)
     recipe.change(cfg)
+    if scale.precision == 'bfloat16':
+        cfg.optim_wrapper.type = 'Bfloat16OptimWrapper'
     return cfg
 
 
@@ -301,7 +306,10 @@ def add_scale(parser: argparse.ArgumentParser) -> None:
     for field in fields(Scale):
         kind = type(field.default)
         flag = '--pretrain-' + field.name.replace('_', '-')
-        parser.add_argument(flag, type=kind, default=field.default, help='default: %(default)s')
+        choices = PRECISIONS if field.name == 'precision' else None
+        parser.add_argument(
+            flag, type=kind, default=field.default, choices=choices, help='default: %(default)s'
+        )
 
 
 def chosen_scale(args: argparse.Namespace) -> Scale:
