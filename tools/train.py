@@ -66,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     if args.amp:
         launch.use_amp(cfg)
+    launch.require_accelerator_for_amp(cfg)
     if args.auto_scale_lr:
         launch.scale_learning_rate(cfg)
     if args.resume is not None:

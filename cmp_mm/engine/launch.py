@@ -320,6 +320,19 @@ def use_amp(cfg: Config) -> None:
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
 
+def require_accelerator_for_amp(cfg: Config) -> None:
+    """mmengine's mixed precision is for accelerators; said before anything is built.
+
+    Raises:
+        UsageError: the config asks for it and there is none.
+    """
+    if cfg.optim_wrapper.get('type') == 'AmpOptimWrapper' and get_device() == 'cpu':
+        raise UsageError(
+            'optim_wrapper.type AmpOptimWrapper needs an accelerator and there is none; with --amp a CPU '
+            'trains in bfloat16'
+        )
+
+
 def scale_learning_rate(cfg: Config) -> None:
     """Scale the learning rate to the batch size in use.
 

@@ -1,4 +1,4 @@
-# bfloat16, 1000 iterations of warm-up, then cosine. Needs a GPU, as mmengine's AmpOptimWrapper does.
+# bfloat16, 1000 iterations of warm-up, then cosine. Needs a GPU; --amp tries it on a CPU.
 optim_wrapper = dict(
     type='AmpOptimWrapper',
     dtype='bfloat16',

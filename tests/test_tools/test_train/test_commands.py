@@ -76,6 +76,8 @@ def test_resume_of_weights_alone_or_of_another_model(fails, tiny_config, tmp_pat
 def test_options_that_cannot_be(fails, tiny_config, tmp_path):
     if not torch.cuda.is_available():
         assert 'needs an accelerator' in fails('train.py', tiny_config, '--launcher', 'mpi')
+        amp = ('--cfg-options', 'optim_wrapper.type=AmpOptimWrapper')
+        assert 'AmpOptimWrapper needs an accelerator' in fails('train.py', tiny_config, *amp)
     other = fails('train.py', tiny_config, '--amp', '--cfg-options', 'optim_wrapper.type=ApexOptimWrapper')
     assert '--amp: optim_wrapper.type is ApexOptimWrapper, expected OptimWrapper' in other
     assert 'RANK, WORLD_SIZE' in fails('train.py', tiny_config, '--launcher', 'pytorch')
