@@ -48,6 +48,16 @@ def test_same_flow_as_the_training_pipeline(inferencer, image):
     assert array.shape == (45, 61, 2)
 
 
+def test_under_autocast_the_flow_is_float32_and_nearly_the_same(inferencer, image):
+    wanted = inferencer.propagate(inferencer.encode(image, 'rgb'), ARROWS)
+    with torch.autocast(inferencer.device.type, torch.bfloat16):
+        encoded = inferencer.encode(image, 'rgb')
+        flow = inferencer.propagate(encoded, ARROWS)
+    assert encoded.features[-1].dtype == torch.bfloat16 and flow.dtype == torch.float32
+    assert not torch.equal(flow, wanted)
+    torch.testing.assert_close(flow, wanted, atol=0.02 * float(wanted.abs().max()), rtol=0)
+
+
 @pytest.mark.parametrize('batch_size', [1, 3, 16])
 def test_image_is_encoded_once_for_all_sets(inferencer, image, calls, batch_size):
     sets = [[(10, 20, t, 0), (5, 5, 0, 0)][: 1 + t % 2] for t in range(7)]
