@@ -103,7 +103,11 @@ def select_backbone(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _plain_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     # Contiguous copies: a view would drag its whole storage into the file.
-    return {re.sub(r'^module\.', '', key): value.detach().cpu().clone() for key, value in state.items()}
+    # Contiguous whatever layout they were trained in: others map the bytes as they are.
+    return {
+        re.sub(r'^module\.', '', key): value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for key, value in state.items()
+    }
 
 
 def model_config(checkpoint: dict) -> dict | None:

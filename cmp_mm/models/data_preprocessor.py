@@ -28,7 +28,8 @@ class FlowDataPreprocessor(BaseDataPreprocessor):
             ``strategies`` and ``max_points`` as of :class:`SampleGuidance`, which is then left out of the
             pipeline, so that the data workers only decode and crop. None: points come with the samples.
         channels_last: hand over image and guidance map in torch's channels_last layout, which tensor cores
-            read; the network's convolutions then keep to it.
+            and a CPU's vector units read; the network's convolutions keep to it, and :class:`CMP` puts its
+            weights in it too.
 
     Raises:
         ValueError: not 3 values of mean or std, or bad strategies.

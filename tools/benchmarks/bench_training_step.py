@@ -130,8 +130,6 @@ class Way:
         self.model = MODELS.build({'_scope_': 'cmp_mm', **model.model})
         self.model.init_weights()
         self.model.to(device).train()
-        if fast:
-            self.model.to(memory_format=torch.channels_last)
         if options.get('compiled'):
             self.model.forward = torch.compile(self.model.forward)  # as mmengine's `compile = True`
         optimizer = dict(config.optim_wrapper.optimizer)

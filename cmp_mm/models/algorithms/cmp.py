@@ -70,6 +70,10 @@ class CMP(BaseModel):
                 f'CMP: decoder.out_channels is {self.decoder.out_channels}, expected {expected}: '
                 + ("2 axes of the codec's bins." if self.codec is not None else 'raw flow, as codec is None.')
             )
+        layout = getattr(self.data_preprocessor, 'memory_format', torch.contiguous_format)
+        if layout != torch.contiguous_format:
+            # As the images, so that gradients have the weights' strides, which distributed training expects.
+            self.to(memory_format=layout)
 
     def forward(
         self,

@@ -20,6 +20,7 @@ CONFIG = """
 _base_ = '{root}/configs/_base_/default_runtime.py'
 model = dict(
     type='CMP',
+    data_preprocessor=dict(type='FlowDataPreprocessor', channels_last=True),
     backbone=dict(type='ResNet', depth=18, num_stages=2, out_indices=(1,)),
     neck=dict(type='ConvNeck', in_channels=128, out_channels=16),
     guidance_encoder=dict(type='GuidanceEncoder', stride=8),
