@@ -27,6 +27,7 @@ from .checkpoint_hook import AtomicCheckpointHook, TrainingStopped
 from .checkpoint_loading import CheckpointError
 from .finite_loss_hook import DivergedError
 
+_BFLOAT16 = 'Bfloat16OptimWrapper'
 _SPLITS = ('train', 'val', 'test')
 _EXPECTED = (
     AnnotationError,
@@ -298,23 +299,28 @@ def use_amp(cfg: Config) -> None:
     """Train in mixed precision: as mmengine does on an accelerator, in bfloat16 on a CPU.
 
     Raises:
-        UsageError: an optimizer wrapper that cannot.
+        UsageError: an optimizer wrapper, or on a CPU a package, that cannot.
     """
     kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    if kind not in ('OptimWrapper', 'AmpOptimWrapper', 'Bfloat16OptimWrapper'):
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper', _BFLOAT16, f'cmp_mm.{_BFLOAT16}'):
         raise UsageError(f'--amp: optim_wrapper.type is {kind}, expected OptimWrapper')
     if get_device() == 'cpu':
+        if cfg.get('default_scope') == 'mmpose':
+            raise UsageError(
+                '--amp on a CPU is bfloat16, which numpy does not know and mmpose hands to it; train without'
+            )
         if computes_in_bfloat16() is False:
             print_log(
                 '--amp: this CPU has no instructions for bfloat16; it trains much faster without',
                 'current',
                 logging.WARNING,
             )
-        cfg.optim_wrapper.type = 'Bfloat16OptimWrapper'
+        # By its full name: the config may be another package's.
+        cfg.optim_wrapper.type = f'cmp_mm.{_BFLOAT16}'
         for only_of_amp in ('loss_scale', 'dtype', 'use_fsdp'):
             cfg.optim_wrapper.pop(only_of_amp, None)
         return
-    if kind == 'Bfloat16OptimWrapper':
+    if kind.endswith(_BFLOAT16):
         return
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')

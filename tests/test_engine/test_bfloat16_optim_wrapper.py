@@ -3,6 +3,8 @@
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
+from mmengine.registry import DefaultScope
 from torch import nn
 
 from cmp_mm.engine import Bfloat16OptimWrapper, computes_in_bfloat16, launch
@@ -66,7 +68,21 @@ def test_amp_on_a_cpu_takes_the_place_of_mmengines():
     ):
         cfg = Config(dict(optim_wrapper=given))
         launch.use_amp(cfg)
-        assert cfg.optim_wrapper == dict(type='Bfloat16OptimWrapper', optimizer=optimizer)
+        assert cfg.optim_wrapper == dict(type='cmp_mm.Bfloat16OptimWrapper', optimizer=optimizer)
+
+
+def test_other_packages_configs_find_it():
+    parameter = nn.Parameter(torch.zeros(1))
+    with DefaultScope.overwrite_default_scope('mmengine'):
+        config = dict(type='cmp_mm.Bfloat16OptimWrapper', optimizer=torch.optim.SGD([parameter], 0.1))
+        assert isinstance(MMENGINE_OPTIM_WRAPPERS.build(config), Bfloat16OptimWrapper)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='what --amp means on a CPU')
+def test_amp_for_mmpose_is_refused_before_it_fails():
+    cfg = Config(dict(default_scope='mmpose', optim_wrapper=dict(optimizer=dict(type='Adam'))))
+    with pytest.raises(launch.UsageError, match='numpy does not know'):
+        launch.use_amp(cfg)
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', type=Path, help='default: work_dirs/compare_inits/CONFIG')
     parser.add_argument('--data-root', help='data root of every data set in the config')
     parser.add_argument('--metric', help='key of the validation log; default by package: mIoU, coco/AP, ...')
+    parser.add_argument('--amp', action='store_true', help='as for tools/train.py')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, default={}, help='as for tools/train.py'
     )
@@ -113,6 +114,8 @@ def make_config(args: argparse.Namespace, source: str, seed: int, mode: str) -> 
     cfg = launch.load_config(args.config, args.cfg_options, args.data_root)
     cfg.model.backbone.init_cfg.source = source
     cfg.randomness = dict(seed=seed)
+    if args.amp:
+        launch.use_amp(cfg)
     if mode == 'frozen':
         freeze(cfg)
     return cfg

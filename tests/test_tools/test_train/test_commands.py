@@ -93,7 +93,7 @@ def test_mixed_precision_trains_and_goes_on_without(tool, tiny_config, tmp_path)
     )
     assert code == 0, output
     if not torch.cuda.is_available():
-        assert Config.fromfile(work_dir / 'tiny.py').optim_wrapper.type == 'Bfloat16OptimWrapper'
+        assert Config.fromfile(work_dir / 'tiny.py').optim_wrapper.type == 'cmp_mm.Bfloat16OptimWrapper'
     code, output = tool('train.py', tiny_config, '--work-dir', work_dir, '--resume')
     assert code == 0 and 'resumed epoch: 0, iter: 4' in output, output
     weights = torch.load(work_dir / 'iter_12.pth', weights_only=False)['state_dict']
