@@ -62,7 +62,16 @@ if [ -e "$CHECKPOINT" ]; then
 else
     say "Training, $ITERS iterations; validation beside interpolation of the same arrows"
     PRECISION=()
-    if python -c 'import sys; from cmp_mm.engine import computes_in_bfloat16 as yes; sys.exit(not yes())'; then
+    if python - <<'PY'; then
+import sys
+
+import torch
+
+from cmp_mm.engine import computes_in_bfloat16
+
+sys.exit(torch.cuda.is_available() or not computes_in_bfloat16())
+PY
+        say 'In bfloat16, for which this CPU has instructions'
         PRECISION=(--amp)
     fi
     python tools/train.py "$CONFIG" --work-dir "$TRAIN" --data-root "$PAIRS" --resume "${PRECISION[@]}" --cfg-options \
