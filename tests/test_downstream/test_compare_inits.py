@@ -84,14 +84,18 @@ def test_another_file_is_another_run(tool, tmp_path):
     assert tool.fingerprint(Config(dict(a=2)), str(tmp_path / 'w.pth')) != first
 
 
-def test_data_root_reaches_inside(tool, need):
+def test_data_root_reaches_inside_and_amp_the_optimizer(tool, need):
     need('mmseg')
     config = str(CONFIGS / 'cmp_fcn_r50-d8_4xb4-20k_voc12aug-512x512.py')
-    cfg = tool.make_config(
-        Namespace(config=config, cfg_options={}, data_root='here'), 'random', 3, 'fine-tuned'
-    )
+    args = Namespace(config=config, cfg_options={}, data_root='here', amp=False)
+    cfg = tool.make_config(args, 'random', 3, 'fine-tuned')
     assert [part.data_root for part in cfg.train_dataloader.dataset.datasets] == ['here', 'here']
     assert cfg.val_dataloader.dataset.data_root == 'here' and cfg.randomness.seed == 3
+    args.amp = True
+    mixed = tool.make_config(args, 'random', 3, 'fine-tuned').optim_wrapper
+    kind = 'AmpOptimWrapper' if torch.cuda.is_available() else 'cmp_mm.Bfloat16OptimWrapper'
+    assert cfg.optim_wrapper.type == 'OptimWrapper' and mixed.type == kind
+    assert mixed.optimizer == cfg.optim_wrapper.optimizer
 
 
 def test_whole_comparison_and_again(
