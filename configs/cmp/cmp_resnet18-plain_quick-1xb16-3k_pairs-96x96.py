@@ -1,6 +1,6 @@
-# Longer, for a backbone to go on with: an hour of one CPU core, where the other one takes minutes. With at
-# most four arrows the network has to know what moves together; with many it propagates better. Figures are
-# in tools/benchmarks/evidence.
+# Longer, for a backbone to go on with: half an hour to an hour of one CPU core, where the other one takes
+# minutes. With at most four arrows the network has to know what moves together; with many it propagates
+# better. Figures are in tools/benchmarks/evidence.
 _base_ = './cmp_resnet18-plain_quick-1xb16-800_pairs-96x96.py'
 
 guidance = dict(
