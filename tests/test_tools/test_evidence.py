@@ -82,6 +82,18 @@ def test_recipes_differ_in_what_they_say(tools, tmp_path):
         assert cfg.train_cfg.max_iters == cfg.param_scheduler[1].end == 12
 
 
+@pytest.mark.parametrize('name', ['cmp-kaiming', 'cmp-4-sgd'])
+def test_a_recipe_in_bfloat16_differs_in_that_alone(tools, tmp_path, name):
+    recipes = tools['recipes']
+    plain, mixed = (
+        recipes.pretraining_config(recipes.RECIPES[name], tmp_path, recipes.Scale(precision=precision))
+        for precision in recipes.PRECISIONS
+    )
+    assert mixed.optim_wrapper.pop('type') == 'Bfloat16OptimWrapper'
+    plain.optim_wrapper.pop('type', None)
+    assert mixed.pretty_text == plain.pretty_text
+
+
 def test_points_are_nested_and_distinct(tools):
     flow = np.zeros((40, 50, 2), np.float32)
     flow[:, 20:, 0] = 5
