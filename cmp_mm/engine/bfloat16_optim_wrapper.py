@@ -5,7 +5,6 @@ from contextlib import contextmanager
 
 import torch
 from mmengine.optim import OptimWrapper
-from mmengine.runner.amp import autocast
 from torch import nn
 
 from cmp_mm.registry import OPTIM_WRAPPERS
@@ -26,7 +25,8 @@ class Bfloat16OptimWrapper(OptimWrapper):
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """As OptimWrapper's, under autocast."""
-        with super().optim_context(model), autocast(dtype=torch.bfloat16):
+        device = next(model.parameters()).device.type
+        with super().optim_context(model), torch.autocast(device, torch.bfloat16):
             yield
 
 

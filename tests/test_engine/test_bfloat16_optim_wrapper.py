@@ -58,8 +58,8 @@ def test_a_checkpoint_goes_on_with_either(order):
     assert second[1].keys() == first[1].keys()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason='what --amp means on a CPU')
-def test_amp_on_a_cpu_takes_the_place_of_mmengines():
+def test_amp_on_a_cpu_takes_the_place_of_mmengines(monkeypatch):
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cpu')
     optimizer = dict(type='SGD', lr=0.1)
     for given in (
         dict(optimizer=optimizer),
@@ -78,8 +78,8 @@ def test_other_packages_configs_find_it():
         assert isinstance(MMENGINE_OPTIM_WRAPPERS.build(config), Bfloat16OptimWrapper)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason='what --amp means on a CPU')
-def test_amp_for_mmpose_is_refused_before_it_fails():
+def test_amp_for_mmpose_is_refused_before_it_fails(monkeypatch):
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cpu')
     cfg = Config(dict(default_scope='mmpose', optim_wrapper=dict(optimizer=dict(type='Adam'))))
     with pytest.raises(launch.UsageError, match='numpy does not know'):
         launch.use_amp(cfg)
