@@ -88,6 +88,8 @@ def write_annotations(
 ) -> None:
     """Write ``train.json`` and ``val.json`` and, if asked for, the reference's ``train.txt`` and ``val.txt``.
 
+    Not asked for, lists of an earlier merge are removed.
+
     Args:
         store: the output folder, every video of which has a record.
         videos: names of the videos, in the order of the files.
@@ -104,6 +106,10 @@ def write_annotations(
         lists = {}
         if merge.reference_lists:
             lists = {name: stack.enter_context(_whole(store.out / f'{name}.txt')) for name in SPLITS}
+        else:
+            # Those of an earlier merge may split the videos another way.
+            for name in SPLITS:
+                (store.out / f'{name}.txt').unlink(missing_ok=True)
         for name, file in files.items():
             metainfo = {
                 'dataset_type': 'ImageFlowDataset',

@@ -16,6 +16,9 @@ from .settings import MergeSettings, PairSettings
 from .sharding import read_shard
 from .summary import describe
 
+# Options of estimators that name a file or folder.
+PATH_OPTIONS = ('root', 'weights')
+
 EPILOG = f"""
 Started again with the same arguments it continues, whatever stopped it. The share of each process comes from
 torchrun (RANK, WORLD_SIZE) or slurm (SLURM_PROCID, SLURM_NTASKS), or from --shard.
@@ -155,7 +158,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return errors.EXIT_DONE
     print(describe(summary, out).encode('utf-8', 'replace').decode())
     if summary['other_videos']:
-        print(f'  {summary["other_videos"]} videos in {out} are not among SRC and were left out')
+        why = 'not among SRC' if sources else 'of other settings'
+        print(f'  {summary["other_videos"]} videos in {out} are {why} and were left out')
     if not summary['pairs']['total']:
         _say('error: no pair is left; see what was left out, --cut-threshold and --min-motion')
         return errors.EXIT_SKIPPED
@@ -167,7 +171,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse_options(texts: Sequence[str]) -> dict[str, Any]:
-    """Parse KEY=VALUE; a value that reads as a Python number, bool or None is one, else it is text."""
+    """Parse KEY=VALUE; a value that reads as a Python number, bool or None is one, else it is text.
+
+    What names a file or folder stays text, whatever it reads as.
+    """
     options = {}
     for text in texts:
         key, equals, value = text.partition('=')
@@ -177,7 +184,8 @@ def _parse_options(texts: Sequence[str]) -> dict[str, Any]:
             parsed = ast.literal_eval(value)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             parsed = value
-        options[key] = parsed if isinstance(parsed, (int, float, bool, type(None))) else value
+        plain = isinstance(parsed, (int, float, bool, type(None))) and key not in PATH_OPTIONS
+        options[key] = parsed if plain else value
     return options
 
 

@@ -40,7 +40,8 @@ def prepare(
 
     Args:
         sources: video files, folders of videos, folders of ordered frames, or one of them; searched
-            recursively. May be empty with ``merge_only``: then all videos the folder has records of.
+            recursively. May be empty with ``merge_only``: then all videos the folder has records of
+            with its settings.
         out: the output folder; see `store` for what lies in it.
         workers: processor cores to use; None: those this process may use.
         shard: ``RANK/NUMBER``, this process's share of the videos; None: as torchrun or slurm say, else all.
@@ -85,15 +86,20 @@ def prepare(
         mine = take_shard(found, rank, number)
         title = 'preparing' if number == 1 else f'rank {rank} of {number}'
         _prepare_share(store, mine, workers, stall_seconds, title, progress)
-    videos = [source.name for source in found] if found is not None else sorted(store.recorded())
     recorded = store.recorded()
+    videos = [source.name for source in found] if found is not None else sorted(recorded)
     missing = [video for video in videos if video not in recorded]
     while not missing:
         try:
             return {**_merge(store, videos, merge), 'other_videos': len(recorded - set(videos))}
         except IncompleteError:
+            outdated = {video for video in videos if store.read_record(video) is None}
+            if found is None and len(outdated) < len(videos):
+                # Nobody named these: they were left out when the folder was prepared anew.
+                videos = [video for video in videos if video not in outdated]
+                continue
             # Records of other settings, which another process is about to replace.
-            missing = [video for video in videos if store.read_record(video) is None]
+            missing = [video for video in videos if video in outdated]
     if merge_only or number == 1:
         raise IncompleteError(
             f'{len(missing)} of {len(videos)} videos in {store.out} are not ready, first {missing[0]}; '
@@ -137,6 +143,9 @@ def _prepare_share(
                 # A run killed right after the record did not come to it.
                 store.drop_journal(source.name)
             else:
+                record = store.read_record(source.name)
+                if record is not None and record['pairs']:
+                    store.withdraw()
                 # So that no other process takes an outdated record for this video being ready.
                 store.record_path(source.name).unlink(missing_ok=True)
     pending = [source for source in mine if source.name not in finished]

@@ -38,6 +38,8 @@ FLOW_ENDINGS = {'jpg': ('_x.jpg', '_y.jpg'), 'flo': ('.flo',), 'kitti': ('.png',
 # How the files of pairs end when they are whole; of .flo the length tells.
 ENDS = {'.jpg': b'\xff\xd9', '.png': b'IEND\xaeB`\x82', '.npz': b'PK\x05\x06'}
 OWN_NAMES = ('frames', 'flow', 'records', 'train.json', 'val.json', 'summary.json')
+# What the merge makes of all records; summary.json says that the others are whole, so it goes first.
+MERGED_NAMES = ('summary.json', 'train.json', 'val.json', 'train.txt', 'val.txt', 'contact_sheet.png')
 
 
 @contextlib.contextmanager
@@ -120,11 +122,21 @@ class Store:
                     f'{self.out} was prepared with other settings ({"; ".join(changed)}); use the same, '
                     'choose another folder, or overwrite'
                 )
+            if present not in (None, wanted):
+                self.withdraw()
             # Also where it is there already: whether the folder can be written shows now, not in an hour.
             # First: killed right after, the folder must not look like someone else's to the next run.
             write_whole([(path, dump_json(wanted, indent=1))], flush=True)
             for name in ('records', 'frames', 'flow'):
                 (self.out / name).mkdir(exist_ok=True)
+
+    def withdraw(self) -> None:
+        """Remove what the last merge wrote: it speaks of files that are about to be made anew.
+
+        Stopped in between, the folder would else pass for a finished set, with old sizes and new flow.
+        """
+        for name in MERGED_NAMES:
+            (self.out / name).unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Remove what killed processes were writing; only where no other process works in the folder."""
@@ -177,7 +189,7 @@ class Store:
     def write_record(self, video: str, record: dict[str, Any]) -> None:
         """Write the record of a finished video, once its files are on the disk, and drop its journal."""
         if record['pairs']:
-            _flush_file_system(self.out)
+            flush_file_system(self.out)
         content = dump_json({**record, 'settings': self.digest})
         write_whole([(self.record_path(video), content)], flush=True)
         self.drop_journal(video)
@@ -207,7 +219,7 @@ class Store:
             self.clear(video)
             rows = []
         for number, row in enumerate(rows):
-            if row[1] is None and not all(map(_is_whole, self._pair_files(video, row[0]))):
+            if row[1] is None and not all(map(is_whole, self._pair_files(video, row[0]))):
                 del rows[number:]
                 break
         self.record_path(video).unlink(missing_ok=True)
@@ -295,7 +307,7 @@ def _read_part(path: Path, head: dict[str, Any]) -> list[list] | None:
     return rows if all(isinstance(row, list) and len(row) > 1 for row in rows) else None
 
 
-def _is_whole(path: Path) -> bool:
+def is_whole(path: Path) -> bool:
     """Tell whether the file of a pair is there to its end."""
     try:
         with open(path, 'rb') as file:
@@ -312,7 +324,7 @@ def _is_whole(path: Path) -> bool:
     return ENDS[path.suffix] in tail
 
 
-def _flush_file_system(folder: Path) -> None:
+def flush_file_system(folder: Path) -> None:
     """Bring to the disk all that was written to the file system of ``folder``.
 
     Raises:

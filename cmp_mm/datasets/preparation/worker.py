@@ -68,7 +68,8 @@ class _Worker:
         source = Source(**task['source'])
         try:
             estimators = self._build(settings, task['threads'])
-        except (ImportError, ValueError, OSError) as error:
+        except (ImportError, TypeError, ValueError, OSError) as error:
+            # TypeError: an option of the wrong kind.
             self.say(kind='fatal', message=_one_line(error), exit_code=PrepareError.exit_code)
             return
         try:

@@ -10,7 +10,7 @@ import numpy as np
 from cmp_mm.flow import FLOW_FORMATS, write_flow, write_whole
 
 from ..preparation.errors import PrepareError
-from ..preparation.store import dump_json, flow_names, frame_name, read_json
+from ..preparation.store import dump_json, flow_names, flush_file_system, frame_name, is_whole, read_json
 from .render import Clip, exact_flow, figure_boxes, part_mask, render_frame, visible_keypoints
 from .scene import random_clip
 
@@ -74,8 +74,20 @@ def record_path(out: Path, index: int) -> Path:
 
 
 def read_record(out: Path, index: int) -> dict[str, Any] | None:
-    """The record of a clip that is complete, or None."""
-    return read_json(record_path(out, index))
+    """The record of a clip that is complete, or None.
+
+    Its files are looked at: one may have been taken away, or emptied by a power cut.
+    """
+    record = read_json(record_path(out, index))
+    if record is None or not all(is_whole(out / name) for item in record['items'] for name in _files(item)):
+        return None
+    return record
+
+
+def _files(item: dict) -> list[str]:
+    flow = item['flow_path']
+    flows = [flow] if isinstance(flow, str) else flow
+    return [item['img_path'], item['img2_path'], item['part_mask_path'], *flows]
 
 
 def write_clip(out: Path, index: int, settings: ClipSettings) -> dict[str, Any]:
@@ -112,7 +124,8 @@ def write_clip(out: Path, index: int, settings: ClipSettings) -> dict[str, Any]:
             items.append(_item(clip, name, t, frame.layers, paths))
         write_whole(files)
     record = dict(items=items, motion=motion)
-    write_whole([(record_path(out, index), dump_json(record))])
+    flush_file_system(out)
+    write_whole([(record_path(out, index), dump_json(record))], flush=True)
     return record
 
 

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from cmp_mm.datasets.preparation.cli import main
@@ -90,3 +92,14 @@ def test_a_merge_may_split_otherwise_and_needs_all_videos(tmp_path, videos, caps
 def test_a_rank_that_is_not_the_last_says_so(tmp_path, videos, capsys):
     assert run(videos, '--out', tmp_path / 'out', '--shard', '0/3') == 0
     assert 'rank 0 of 3 is done; 2 videos of the others are not ready yet' in capsys.readouterr().out
+
+
+def test_a_folder_named_by_a_number_is_a_folder(tmp_path, videos, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path('2024').mkdir()
+    options = ['--estimator', 'precomputed', '--estimator-options', 'root=2024']
+    assert run(videos, '--out', 'out', *options) == 1
+    assert 'no usable flow for 5 pairs' in capsys.readouterr().out
+    assert run(videos, '--out', 'out2', *options, 'fmt=7') == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith('error: ') and 'flow format 7 is unknown' in error

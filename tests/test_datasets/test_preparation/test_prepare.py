@@ -15,6 +15,7 @@ import pytest
 import cmp_mm
 from cmp_mm.datasets import ImageFlowDataset
 from cmp_mm.datasets.preparation import IncompleteError, OutputError, PrepareError, prepare
+from cmp_mm.datasets.preparation.pool import WorkerPool
 from cmp_mm.datasets.preparation.store import Store
 from cmp_mm.datasets.preparation.video import prepare_video
 from cmp_mm.flow import build_flow_estimator, read_flow
@@ -340,7 +341,58 @@ def test_two_ranks_share_the_videos_and_the_last_merges(tmp_path, videos, conten
 def test_a_missing_extra_or_wrong_option_is_one_line(tmp_path, videos):
     with pytest.raises(PrepareError, match="'nope' is unknown; expected one of dis"):
         prepare([videos], tmp_path / 'out', workers=1, estimator='nope', **OPTIONS)
+    wrong = dict(estimator='precomputed', estimator_options={'root': 5})
+    with pytest.raises(PrepareError, match='not int'):
+        prepare([videos], tmp_path / 'out', workers=1, **wrong, **OPTIONS)
     with pytest.raises(PrepareError, match='whose frame rate is unknown; give folder fps'):
         prepare([videos], tmp_path / 'out', workers=1, fps=5.0, **OPTIONS)
     with pytest.raises(PrepareError, match='workers is 0'):
         prepare([videos], tmp_path / 'out', workers=0, **OPTIONS)
+
+
+def test_an_overwriting_run_that_is_stopped_leaves_no_finished_set(tmp_path, videos, contents):
+    out = tmp_path / 'out'
+    prepare([videos], out, workers=1, reference_lists=True, **OPTIONS)
+    merged = ('train.json', 'val.json', 'train.txt', 'val.txt', 'summary.json', 'contact_sheet.png')
+    assert all((out / name).exists() for name in merged)
+    # One share of three, as after a kill: its flow is of the new bound, that of the others still of the old.
+    prepare([videos], out, workers=1, overwrite=True, shard='0/3', flow_bound=20.0, **OPTIONS)
+    assert not any((out / name).exists() for name in merged)
+    for rank in (1, 2):
+        prepare([videos], out, workers=1, overwrite=True, shard=f'{rank}/3', flow_bound=20.0, **OPTIONS)
+    prepare([videos], tmp_path / 'fresh', workers=1, flow_bound=20.0, **OPTIONS)
+    assert contents(out) == contents(tmp_path / 'fresh')
+
+
+def test_a_changed_video_takes_the_annotation_back_until_all_are_ready(
+    tmp_path, videos, moving_frames, write_video, monkeypatch
+):
+    out = tmp_path / 'out'
+    prepare([videos], out, workers=1, **OPTIONS)
+    write_video(videos / 'walk.mp4', moving_frames(4))
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WorkerPool, 'run', stop)
+        with pytest.raises(KeyboardInterrupt):
+            prepare([videos], out, workers=1, **OPTIONS)
+    assert not (out / 'train.json').exists() and not (out / 'summary.json').exists()
+    assert prepare([videos], out, workers=1, **OPTIONS)['pairs']['total'] == 13
+
+
+def test_a_merge_leaves_nothing_of_an_earlier_one(tmp_path, videos):
+    out = tmp_path / 'out'
+    prepare([videos], out, workers=1, reference_lists=True, **OPTIONS)
+    prepare([], out, merge_only=True, val_share=0.9, **OPTIONS)
+    assert not (out / 'train.txt').exists() and not (out / 'val.txt').exists()
+
+
+def test_a_merge_without_sources_takes_the_videos_of_the_present_settings(tmp_path, videos):
+    out = tmp_path / 'out'
+    prepare([videos], out, workers=1, **OPTIONS)
+    prepare([videos / 'walk.mp4'], out, workers=1, overwrite=True, flow_bound=20.0, **OPTIONS)
+    summary = prepare([], out, merge_only=True, **OPTIONS)
+    assert summary['videos']['ok'] == 1 and summary['other_videos'] == 2
+    assert {entry['video'] for entry in entries(out)} == {'walk'}

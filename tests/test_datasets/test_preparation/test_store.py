@@ -161,7 +161,7 @@ def test_a_record_waits_for_the_disk(store, monkeypatch):
     """What a record speaks of is on the disk before it, and itself before it has its name."""
     events = []
     monkeypatch.setattr(
-        'cmp_mm.datasets.preparation.store._flush_file_system', lambda out: events.append('all')
+        'cmp_mm.datasets.preparation.store.flush_file_system', lambda out: events.append('all')
     )
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, 'fsync', lambda handle: (events.append('record'), fsync(handle)))

@@ -185,3 +185,13 @@ def test_command_line(tmp_path):
     wrong = subprocess.run([*command, '--seed', '5'], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert wrong.stderr.strip().splitlines()[-1].startswith('error: ') and 'seed 0, now 5' in wrong.stderr
+
+
+@pytest.mark.parametrize('harm', [Path.unlink, lambda path: path.write_bytes(b'')])
+@pytest.mark.parametrize('name', ['frames/puppets00001/000001.jpg', 'parts/puppets00001/000000.png'])
+def test_a_lost_or_emptied_file_is_made_again(tmp_path, name, harm):
+    render_set(tmp_path, SETTINGS, clips=2)
+    whole = (tmp_path / name).read_bytes()
+    harm(tmp_path / name)
+    render_set(tmp_path, SETTINGS, clips=2)
+    assert (tmp_path / name).read_bytes() == whole
