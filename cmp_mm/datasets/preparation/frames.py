@@ -124,7 +124,13 @@ class FrameReader:
                     number += 1
                     time = frame.time if frame.time is not None else number / rate
                     start = time if start is None else start
-                    end = time - start + 1 / rate
+                    # A frame that says how long it is shown, as those of a GIF do, lasts that long.
+                    shown = (
+                        float(frame.duration * frame.time_base)
+                        if frame.duration and frame.time_base
+                        else 1 / rate
+                    )
+                    end = time - start + shown
                     self.progress = min(max(end / length, 0.0), 1.0) if length else 0.0
                     # A damaged frame spoils those that refer to it, up to the next key frame.
                     if frame.is_corrupt:

@@ -71,6 +71,8 @@ def test_every_vector_beyond_the_bound_is_counted():
     flow[7, 10] = (80, 80)
     assert measure(frame, frame, flow).clipped == 3
     assert measure(frame, frame, flow, bound=90).clipped == 0
+    flow[300:310] = np.nan  # unknown vectors hide no others
+    assert measure(frame, frame, flow).clipped == 3
 
 
 def test_unknown_vectors_are_left_out_of_the_measures(moving_frames):

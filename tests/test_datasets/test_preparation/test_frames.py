@@ -9,6 +9,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from cmp_mm.datasets.preparation.errors import SourceError
 from cmp_mm.datasets.preparation.frames import FrameReader, stored_size
@@ -250,3 +251,12 @@ def test_a_huge_claim_is_refused_before_allocation(tmp_path, claims):
         [sys.executable, '-c', READ_CLAIMS, str(folder)], env=environment, capture_output=True, text=True
     )
     assert done.stdout.splitlines() == [f'{name} refused small' for name in claims], done.stderr
+
+
+def test_a_gif_whose_last_frame_is_shown_long_is_whole(tmp_path, moving_frames, source_of, small):
+    frames = [Image.fromarray(frame) for frame in moving_frames(5)]
+    path = tmp_path / 'a.gif'
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=[100] * 4 + [3000], loop=0)
+    reader = FrameReader(source_of(path), small, 1)
+    assert len(list(reader)) == 5
+    assert reader.problem is None
