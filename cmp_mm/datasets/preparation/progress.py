@@ -27,6 +27,7 @@ class Progress:
         self._sizes = {name: max(1, size) for name, size in sizes.items()}
         self._reached: dict[str, int] = {}
         self._pairs: dict[str, tuple[int, int]] = {}
+        self._kept = self._left_out = 0
         self._done = len(finished)
         self.problems = 0
         self._bar = tqdm(
@@ -52,7 +53,7 @@ class Progress:
                 self.problems += 1
             self._show()
             return
-        self._pairs[source.name] = (message['kept'], message['rejected'])
+        self._count(source, message['kept'], message['rejected'])
         if kind == 'done':
             self._done += 1
             self._advance(source, 1.0)
@@ -73,11 +74,17 @@ class Progress:
         self._bar.update(reached - self._reached.get(source.name, 0))
         self._reached[source.name] = reached
 
+    def _count(self, source: Source, kept: int, left_out: int) -> None:
+        # Running sums: adding up all videos at each message would cost more the more there are.
+        before = self._pairs.get(source.name, (0, 0))
+        self._kept += kept - before[0]
+        self._left_out += left_out - before[1]
+        self._pairs[source.name] = (kept, left_out)
+
     def _show(self) -> None:
-        kept = sum(pair[0] for pair in self._pairs.values())
-        left_out = sum(pair[1] for pair in self._pairs.values())
         self._bar.set_postfix_str(
-            f'{self._done}/{len(self._sizes)} videos, {kept} pairs, {left_out} left out', refresh=False
+            f'{self._done}/{len(self._sizes)} videos, {self._kept} pairs, {self._left_out} left out',
+            refresh=False,
         )
 
     def _say(self, line: str) -> None:
