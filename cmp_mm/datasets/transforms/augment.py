@@ -9,6 +9,8 @@ from mmcv.transforms import BaseTransform
 from cmp_mm.flow import flip_flow, reverse_flow, rotate_flow, scale_flow
 from cmp_mm.registry import TRANSFORMS
 
+from .guidance import refuse_sampled
+
 FLIPS = {'horizontal': 1, 'vertical': 0}
 
 
@@ -43,6 +45,7 @@ class FlowRandomFlip(BaseTransform):
         self.direction = direction
 
     def transform(self, results: dict) -> dict:
+        refuse_sampled(results, self)
         if np.random.random() >= self.prob:
             return results
         results['img'] = cv2.flip(results['img'], FLIPS[self.direction])
@@ -69,6 +72,7 @@ class FlowRandomReverse(BaseTransform):
         self.prob = _check_prob(prob, 'FlowRandomReverse')
 
     def transform(self, results: dict) -> dict:
+        refuse_sampled(results, self)
         if np.random.random() < self.prob:
             results['flow'] = reverse_flow(results['flow'])
         return results
@@ -94,6 +98,7 @@ class FlowRandomScale(BaseTransform):
         self.prob = _check_prob(prob, 'FlowRandomScale')
 
     def transform(self, results: dict) -> dict:
+        refuse_sampled(results, self)
         if np.random.random() < self.prob:
             results['flow'] = scale_flow(results['flow'], np.random.uniform(*self.range))
         return results
@@ -121,6 +126,7 @@ class FlowRandomRotate(BaseTransform):
         self.prob = _check_prob(prob, 'FlowRandomRotate')
 
     def transform(self, results: dict) -> dict:
+        refuse_sampled(results, self)
         if np.random.random() < self.prob:
             results['flow'] = rotate_flow(results['flow'], np.random.uniform(*self.range))
         return results

@@ -8,6 +8,8 @@ from mmcv.transforms import BaseTransform
 
 from cmp_mm.registry import TRANSFORMS
 
+from .guidance import refuse_sampled
+
 
 @TRANSFORMS.register_module()
 class FlowRandomCrop(BaseTransform):
@@ -46,6 +48,7 @@ class FlowRandomCrop(BaseTransform):
         return np.random.randint(room_down + 1), np.random.randint(room_right + 1)
 
     def transform(self, results: dict) -> dict:
+        refuse_sampled(results, self)
         height, width = results['img'].shape[:2]
         if height < self.size[0] or width < self.size[1]:
             self._pad(results)

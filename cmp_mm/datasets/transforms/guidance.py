@@ -9,6 +9,23 @@ from cmp_mm.guidance import check_strategies, sample_points
 from cmp_mm.registry import TRANSFORMS
 
 
+def refuse_sampled(results: dict, step: object) -> None:
+    """Refuse to move pixels or vectors once guidance was chosen among them: it would stay behind.
+
+    Args:
+        results: what the pipeline has so far.
+        step: the transform that is about to.
+
+    Raises:
+        ValueError: ``results`` holds guidance points.
+    """
+    if 'guidance_points' in results:
+        raise ValueError(
+            f'{type(step).__name__} comes after SampleGuidance in the pipeline, whose points it would leave '
+            'where they were; expected it before'
+        )
+
+
 @TRANSFORMS.register_module()
 class SampleGuidance(BaseTransform):
     """Choose guidance points on the flow and take its vectors there (paper, section 3.2).

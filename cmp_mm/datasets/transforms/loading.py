@@ -31,7 +31,7 @@ class LoadImage(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         path = results['img_path']
-        data = read_file(path, results.get('backend_args', self.backend_args), results.get('img_root'))
+        data = read_file(path, results.get('backend_args') or self.backend_args, results.get('img_root'))
         try:
             size = check_image_header(data)
             img = cv2.imdecode(
@@ -68,7 +68,7 @@ class LoadFlow(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         path, fmt = results['flow_path'], results['flow_format']
-        backend_args = results.get('backend_args', self.backend_args)
+        backend_args = results.get('backend_args') or self.backend_args
         root = results.get('flow_root')
         is_pair = not isinstance(path, str)
         name = ', '.join(path) if is_pair else path

@@ -9,6 +9,8 @@ from cmp_mm.flow import resize_flow, resize_mask
 from cmp_mm.flow.formats import MAX_PIXELS
 from cmp_mm.registry import TRANSFORMS
 
+from .guidance import refuse_sampled
+
 INTERPOLATIONS = {'bicubic': cv2.INTER_CUBIC, 'bilinear': cv2.INTER_LINEAR, 'area': cv2.INTER_AREA}
 # Below this ratio OpenCV's bicubic, which does not smooth first, is farther from Pillow's bicubic (what the
 # reference used) than the mean over the covered area is.
@@ -66,6 +68,7 @@ class FlowResize(BaseTransform):
         return side, max(1, int(side / height * width))
 
     def transform(self, results: dict) -> dict:
+        refuse_sampled(results, self)
         old, new = results['img'].shape[:2], self.new_size(*results['img'].shape[:2])
         if new == old:
             return results

@@ -2,7 +2,17 @@ import numpy as np
 import pytest
 import torch
 
-from cmp_mm.datasets import PackFlowInputs, SampleGuidance
+from cmp_mm.datasets import (
+    FlowCenterCrop,
+    FlowRandomCrop,
+    FlowRandomFlip,
+    FlowRandomReverse,
+    FlowRandomRotate,
+    FlowRandomScale,
+    FlowResize,
+    PackFlowInputs,
+    SampleGuidance,
+)
 from cmp_mm.structures import FlowDataSample
 
 GRID = [dict(type='grid', stride=10)]
@@ -82,3 +92,21 @@ def test_packing_only_what_there_is():
     assert PackFlowInputs(meta_keys=[])(dict(sample))['data_samples'].metainfo == first
     only_image = PackFlowInputs()(dict(img=sample['img']))
     assert 'gt_flow' not in only_image['data_samples']
+
+
+@pytest.mark.parametrize(
+    'step',
+    [
+        FlowRandomFlip(1.0),
+        FlowRandomReverse(0.0),
+        FlowRandomScale(),
+        FlowRandomRotate(),
+        FlowRandomCrop(20),
+        FlowCenterCrop(20),
+        FlowResize(short_side=20),
+    ],
+)
+def test_nothing_moves_under_guidance_that_was_chosen(step):
+    step(a_sample())
+    with pytest.raises(ValueError, match=f'{type(step).__name__} comes after SampleGuidance'):
+        step(SampleGuidance(GRID)(a_sample()))

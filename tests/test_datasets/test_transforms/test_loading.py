@@ -3,6 +3,7 @@ import os
 import cv2
 import numpy as np
 import pytest
+from mmengine.fileio import LocalBackend, register_backend
 
 from cmp_mm.datasets import BadSampleError, LoadFlow, LoadImage, OutsideRootError
 from cmp_mm.flow import write_flow
@@ -136,3 +137,26 @@ def test_flow_of_another_size_or_broken_is_a_bad_sample(tmp_path):
         file.truncate(100)
     with pytest.raises(BadSampleError, match='a.flo cannot be decoded'):
         LoadFlow()(flow_info(path, 'flo'))
+
+
+class SpyBackend(LocalBackend):
+    reads = 0
+
+    def get(self, filepath):
+        type(self).reads += 1
+        return super().get(filepath)
+
+
+@pytest.mark.parametrize('own', [{}, dict(backend_args=None)])
+def test_the_backend_of_the_transform_serves_samples_without_one(tmp_path, image, own):
+    register_backend('spy_of_loading', SpyBackend, force=True)
+    cv2.imwrite(str(tmp_path / 'a.png'), image)
+    write_flow(np.zeros((50, 70, 2)), tmp_path / 'a.flo')
+    sample = dict(img_path=str(tmp_path / 'a.png'), flow_path=str(tmp_path / 'a.flo'), **own)
+    sample.update(flow_format='flo', flow_bound=50.0)
+    before = SpyBackend.reads
+    for transform in (LoadImage, LoadFlow):
+        sample = transform(backend_args=dict(backend='spy_of_loading'))(sample)
+    assert SpyBackend.reads == before + 2
+    LoadImage(backend_args=dict(backend='spy_of_loading'))(dict(sample, backend_args=dict(backend='local')))
+    assert SpyBackend.reads == before + 2
