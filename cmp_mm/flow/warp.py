@@ -56,7 +56,9 @@ def forward_splat(image: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
     x, y = torch.floor(x + 0.5), torch.floor(y + 0.5)
     inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
     nowhere = height * width
-    target = torch.where(inside, y * width + x, nowhere).long().flatten(1)
+    # Whole numbers first: float32 cannot count the pixels of an image of more than 2**24.
+    x, y = (torch.where(inside, axis, 0).long() for axis in (x, y))
+    target = torch.where(inside, y * width + x, nowhere).flatten(1)
 
     speed = torch.where(inside, flow.float().square().sum(1), 0).flatten(1)
     order = torch.argsort(speed, dim=1, stable=True)

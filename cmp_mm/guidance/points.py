@@ -101,10 +101,10 @@ def guidance_map(points: np.ndarray, vectors: np.ndarray, size: Sequence[int]) -
         (height, width, 4) float32: u, v, mask, mask.
 
     Raises:
-        ValueError: a point lies outside the map, or points and vectors do not match.
+        ValueError: a point lies outside the map or between pixels, or points and vectors do not match.
     """
     height, width = size
-    points = np.asarray(points).reshape(-1, 2)
+    points = _whole_numbers(np.asarray(points).reshape(-1, 2))
     vectors = np.asarray(vectors, dtype=np.float32).reshape(-1, 2)
     if len(points) != len(vectors):
         raise ValueError(
@@ -116,6 +116,15 @@ def guidance_map(points: np.ndarray, vectors: np.ndarray, size: Sequence[int]) -
     out[rows, cols, :2] = vectors
     out[rows, cols, 2:] = 1
     return out
+
+
+def _whole_numbers(points: np.ndarray) -> np.ndarray:
+    """Points as int64: an empty list, or whole numbers in a floating type, are points too."""
+    whole = np.trunc(points) == points if points.dtype.kind == 'f' else np.ones(points.shape, dtype=bool)
+    if not whole.all():
+        row, col = points[~whole.all(axis=1)][0].tolist()
+        raise ValueError(f'guidance points must be whole pixels, got row {row}, column {col}')
+    return points.astype(np.int64)
 
 
 def check_inside(points: np.ndarray, height: int, width: int) -> None:

@@ -199,3 +199,9 @@ def test_both_are_the_same_on_cuda():
         on_cuda, cuda_mask = function(image.cuda(), flow.cuda())
         torch.testing.assert_close(on_cuda.cpu(), on_cpu, atol=1e-4, rtol=0)
         assert torch.equal(cuda_mask.cpu(), mask)
+
+
+def test_splat_of_more_pixels_than_float32_counts():
+    image = torch.arange(4200 * 4200, dtype=torch.int32).view(1, 1, 4200, 4200)
+    out, hole = forward_splat(image, torch.zeros(1, 2, 4200, 4200))
+    assert torch.equal(out, image) and not hole.any()

@@ -130,3 +130,13 @@ def test_map_refuses_a_point_outside(point):
 def test_map_refuses_points_without_vectors():
     with pytest.raises(ValueError, match='2 points, 1 vectors'):
         guidance_map(np.zeros((2, 2), int), np.zeros((1, 2)), (3, 4))
+
+
+def test_map_takes_empty_lists_and_whole_floats_only():
+    assert not guidance_map([], [], (4, 4)).any()
+    out = guidance_map(np.array([[1.0, 2.0]]), [[3, 4]], (4, 4))
+    assert out[1, 2].tolist() == [3, 4, 1, 1]
+    with pytest.raises(ValueError, match='whole pixels, got row 1.5, column 2.0'):
+        guidance_map([[1.5, 2.0]], [[3, 4]], (4, 4))
+    with pytest.raises(ValueError, match='whole pixels'):
+        guidance_map([[np.nan, 2.0]], [[3, 4]], (4, 4))
