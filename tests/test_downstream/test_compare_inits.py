@@ -54,6 +54,26 @@ def test_inits(tool, tmp_path, monkeypatch):
     assert tool.parse_inits(['base=walker.pth', 'random', 'base=second.pth']) == dict(
         base=[str(tmp_path / 'walker.pth'), str(tmp_path / 'second.pth')], random=['random']
     )
+    for folder in ('one', 'lr=0.1'):
+        Path(folder).mkdir()
+        Path(folder, 'backbone.pth').write_bytes(b'')
+    assert tool.parse_init('lr=0.1/backbone.pth') == ('backbone', str(tmp_path / 'lr=0.1/backbone.pth'))
+    assert tool.parse_init('a=lr=0.1/backbone.pth') == ('a', str(tmp_path / 'lr=0.1/backbone.pth'))
+    assert tool.parse_init('a=https://b.org/c?d=e') == ('a', 'https://b.org/c?d=e')
+    assert tool.parse_init('https://b.org/c?d=e')[1] == 'https://b.org/c?d=e'
+    for texts in (
+        ['one/backbone.pth', 'lr=0.1/backbone.pth'],
+        ['one/backbone.pth', 'backbone=lr=0.1/backbone.pth'],
+    ):
+        with pytest.raises(ValueError, match="would both be called 'backbone'; give LABEL=FILE"):
+            tool.parse_inits(texts)
+
+
+def test_no_seed_is_refused(tool, monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', ['compare_inits', 'config.py', '--seeds', '0'])
+    with pytest.raises(SystemExit):
+        tool.parse_args()
+    assert '--seeds is 0; expected at least 1' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

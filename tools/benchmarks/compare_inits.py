@@ -64,18 +64,33 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, default={}, help='as for tools/train.py'
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.seeds < 1:
+        parser.error(f'--seeds is {args.seeds}; expected at least 1')
+    return args
 
 
 def parse_inits(texts: Sequence[str]) -> dict[str, list[str]]:
     """Label -> sources of all ``--inits`` entries, those of one label in the order given.
 
     Raises:
-        ValueError: see :func:`parse_init`.
+        ValueError: see :func:`parse_init`; or two files of one name, and no label to tell whether they are
+            one initialisation or two.
     """
     inits: dict[str, list[str]] = {}
-    for label, source in map(parse_init, texts):
+    unlabelled: dict[str, str] = {}
+    for text in texts:
+        label, source = parse_init(text)
+        if not text.startswith(f'{label}='):
+            unlabelled.setdefault(label, source)
         inits.setdefault(label, []).append(source)
+    for label, source in unlabelled.items():
+        other = next((one for one in inits[label] if one != source), None)
+        if other is not None:
+            raise ValueError(
+                f'--inits: {source} and {other} would both be called {label!r}; give LABEL=FILE, the same '
+                'LABEL only for pretrainings of one initialisation'
+            )
     return inits
 
 
@@ -85,7 +100,9 @@ def parse_init(text: str) -> tuple[str, str]:
     Raises:
         ValueError: neither a known name nor a file.
     """
-    label, _, source = text.rpartition('=')
+    label, equals, source = text.partition('=')
+    if not equals or '://' in label or Path(text).is_file():
+        label, source = '', text
     if source in NAMED or '://' in source:
         return label or source, source
     if not Path(source).is_file():

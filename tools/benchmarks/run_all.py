@@ -4,7 +4,7 @@ Each gets a process and a time limit of its own; what it prints goes to ``NAME.l
 ``NAME.json`` in the output folder, then ``table.md`` is written anew, so that an interrupted run leaves what
 was done. A line for a GPU is 'not run' where there is none. Exit code 1 if anything failed.
 
-    python tools/benchmarks/run_all.py --out bench                   # everything, 15 minutes on 2 cores
+    python tools/benchmarks/run_all.py --out bench                   # everything, 7 minutes on 2 cores
     python tools/benchmarks/run_all.py --out bench --only gpu        # the GPU's lines and tests, minutes
     python tools/benchmarks/run_all.py --out bench --only loss loader
     python tools/benchmarks/run_all.py --out bench --table           # the table of figures that are there
