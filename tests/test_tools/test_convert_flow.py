@@ -140,3 +140,17 @@ def test_a_folder_that_takes_nothing_stops_it(main, flow, tmp_path, capsys):
 def test_a_bound_that_is_none(main, tmp_path, option):
     with pytest.raises(SystemExit):
         main([str(tmp_path), '--out', str(tmp_path), '--to', 'jpg', option, '0'])
+
+
+def test_beside_the_sources_it_continues_too(main, flow, tmp_path, capsys):
+    for stem in 'ab':
+        write_flow(flow, tmp_path / f'{stem}.flo')
+    arguments = [str(tmp_path), '--out', str(tmp_path), '--to', 'npz']
+    assert main(arguments) == 0
+    (tmp_path / 'b.npz').unlink()
+    assert main(arguments) == 0
+    assert '1 converted' in capsys.readouterr().out.splitlines()[-1]
+    # A flow of that name that is older than the source was not made from it.
+    os.utime(tmp_path / 'a.npz', ns=(1, 1))
+    assert main(arguments) == 2
+    assert 'a.npz would overwrite a source' in capsys.readouterr().err

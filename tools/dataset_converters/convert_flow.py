@@ -65,6 +65,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+def target_of(file: FlowFile, out: Path, fmt: str) -> list[Path]:
+    """Return the files a flow becomes."""
+    return [out / f'{file.name}{ending}' for ending in ENDINGS[fmt]]
+
+
 def plan(files: list[FlowFile], out: Path, fmt: str) -> list[list[Path]]:
     """Return the files to write for each flow; refuse names that meet each other or a source.
 
@@ -75,7 +80,7 @@ def plan(files: list[FlowFile], out: Path, fmt: str) -> list[list[Path]]:
     taken: dict[Path, Path] = {}
     targets = []
     for file in files:
-        target = [out / f'{file.name}{ending}' for ending in ENDINGS[fmt]]
+        target = target_of(file, out, fmt)
         for path in target:
             if path.resolve() in sources:
                 raise ValueError(f'{path} would overwrite a source; choose another --out')
@@ -87,6 +92,19 @@ def plan(files: list[FlowFile], out: Path, fmt: str) -> list[list[Path]]:
             taken[path] = file.paths[0]
         targets.append(target)
     return targets
+
+
+def without_results(files: list[FlowFile], out: Path, fmt: str) -> list[FlowFile]:
+    """Leave out of the sources what an earlier run into the same folder made of the others."""
+    made = {
+        path.resolve()
+        for file in files
+        if file.fmt != fmt
+        for target in [target_of(file, out, fmt)]
+        if is_done(file, target)
+        for path in target
+    }
+    return [file for file in files if not {path.resolve() for path in file.paths} <= made]
 
 
 def is_done(file: FlowFile, target: list[Path]) -> bool:
@@ -136,6 +154,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     try:
         files = find_flow_files(args.src, args.source_format)
+        if not args.overwrite:
+            files = without_results(files, Path(args.out), args.to)
         targets = plan(files, Path(args.out), args.to)
     except (OSError, ValueError) as error:
         return complain(error, 2)
