@@ -38,10 +38,20 @@ else
 fi
 
 PAIRS="$OUT/pairs"
+has_pairs() {
+    [ -e "$PAIRS/$1.json" ] &&
+        python -c 'import json, sys; sys.exit(not json.load(open(sys.argv[1]))["data_list"])' "$PAIRS/$1.json"
+}
 if [ ${#SOURCES[@]} -gt 0 ]; then
     say "Pairs of frames with optical flow, from ${#SOURCES[@]} given"
     # A little more than what the quick config trains at.
-    python tools/dataset_converters/video2pairs.py "${SOURCES[@]}" --out "$PAIRS" --short-side 160 --val-share 0.2
+    # 1: a video was left out, which it has said, and the others will do; or none is left.
+    python tools/dataset_converters/video2pairs.py "${SOURCES[@]}" --out "$PAIRS" --short-side 160 --val-share 0.2 ||
+        [ $? -eq 1 ]
+    if ! has_pairs train; then
+        echo 'There is no pair to learn from' >&2
+        exit 1
+    fi
 else
     say 'Puppets: rendered figures with exact flow (name VIDEOs to use your own)'
     python tools/dataset_converters/render_puppets.py --out "$PAIRS"
@@ -49,7 +59,7 @@ fi
 
 HELD_OUT='held-out clips'
 SPLIT=()
-if ! python -c "import json, sys; sys.exit(not json.load(open('$PAIRS/val.json'))['data_list'])"; then
+if ! has_pairs val; then
     say 'One video only: validation uses the frames it learns from, and says nothing about other videos'
     HELD_OUT='the clip it learnt from'
     SPLIT=(val_dataloader.dataset.ann_file=train.json test_dataloader.dataset.ann_file=train.json)
