@@ -8,7 +8,8 @@
 #     CMP_MM_VENV   virtual environment                (.venv)
 #     CMP_MM_OUT    where everything is written         (work_dirs/quickstart-... , one for each set of videos)
 #     CMP_MM_ITERS  iterations of training              (600, some minutes on 2 cores)
-#     CMP_MM_CONFIG what to train                       (the quick config)
+#     CMP_MM_CONFIG which of configs/cmp/*quick* to train (the one of 800 iterations)
+# Another number of iterations or config is another run beside the first, with the same pairs.
 set -euo pipefail
 SOURCES=()
 for source in "$@"; do
@@ -65,7 +66,9 @@ if ! has_pairs val; then
     SPLIT=(val_dataloader.dataset.ann_file=train.json test_dataloader.dataset.ann_file=train.json)
 fi
 
-TRAIN="$OUT/train"
+# Another config or length is another run: resumed, it would keep the learning rates of the first.
+RUN="$OUT/$(basename "$CONFIG" .py)-$ITERS"
+TRAIN="$RUN/train"
 CHECKPOINT="$TRAIN/iter_$ITERS.pth"
 if [ -e "$CHECKPOINT" ]; then
     say "Training is done: $CHECKPOINT"
@@ -88,25 +91,25 @@ PY
         train_cfg.max_iters="$ITERS" param_scheduler.1.end="$ITERS" "${SPLIT[@]}"
 fi
 
-if [ "$OUT/metrics.json" -nt "$CHECKPOINT" ]; then
-    say "Validation is done: $OUT/metrics.json"
+if [ "$RUN/metrics.json" -nt "$CHECKPOINT" ]; then
+    say "Validation is done: $RUN/metrics.json"
 else
     say "Validation on $HELD_OUT"
-    python tools/test.py "$CONFIG" "$CHECKPOINT" --work-dir "$OUT/test" --data-root "$PAIRS" \
-        --out "$OUT/metrics.json" --show-dir "$OUT/pictures" --show-number 8 \
+    python tools/test.py "$CONFIG" "$CHECKPOINT" --work-dir "$RUN/test" --data-root "$PAIRS" \
+        --out "$RUN/metrics.json" --show-dir "$RUN/pictures" --show-number 8 \
         --cfg-options test_dataloader.batch_size=8 "${SPLIT[@]}"
 fi
 
 say 'Export of the backbone'
-python tools/model_converters/extract_backbone.py "$CHECKPOINT" "$OUT/backbone.pth"
+python tools/model_converters/extract_backbone.py "$CHECKPOINT" "$RUN/backbone.pth"
 
 say 'Done'
-python - "$OUT" "$HELD_OUT" <<'PY'
+python - "$RUN" "$PAIRS" "$HELD_OUT" <<'PY'
 import json
 import sys
 
-out, held_out = sys.argv[1:]
-metrics = json.load(open(f'{out}/metrics.json'))
+run, pairs, held_out = sys.argv[1:]
+metrics = json.load(open(f'{run}/metrics.json'))
 print(f'End-point error on {held_out}, pixels (smaller is better):')
 for name, label in (
     ('cmp', 'the network'),
@@ -116,10 +119,11 @@ for name, label in (
 ):
     print(f'    {metrics[f"{name}/epe"]:6.2f}  {label}')
 print(f'''
-    {out}/pairs             what it learnt from; look at contact_sheet.png
-    {out}/pictures/vis_data image with arrows | true motion | predicted motion
-    {out}/train             log, checkpoints
-    {out}/backbone.pth      the pretrained backbone
+    {pairs}: what it learnt from; look at contact_sheet.png
+    {run}:
+        pictures/vis_data   image with arrows | true motion | predicted motion
+        train               log, checkpoints
+        backbone.pth        the pretrained backbone
 
 A few minutes on few videos are a start. Next:
   - more videos, more iterations and fewer arrows, for a better backbone; up to an hour of one core:
