@@ -121,3 +121,27 @@ def test_it_builds_from_the_scope_of_another_package(other_package):
 def test_config_errors_are_one_sentence(cfg, message):
     with pytest.raises(ValueError, match=message):
         MODELS.build(cfg)
+
+
+@pytest.mark.parametrize('frozen', [-1, 0, 2])
+def test_resnet_is_frozen_as_soon_as_it_is_built(frozen):
+    """A distributed wrapper looks before the first ``train()``."""
+    backbone = ResNet(18, num_stages=3, out_indices=(2,), frozen_stages=frozen)
+    trained = {name.split('.')[0] for name, weight in backbone.named_parameters() if weight.requires_grad}
+    stages = ['conv1', 'bn1', 'layer1', 'layer2', 'layer3']
+    assert trained == set(stages[{-1: 0, 0: 2, 2: 4}[frozen] :])
+    assert backbone.training
+
+
+@pytest.mark.parametrize('frozen', [-2, 4])
+def test_resnet_freezes_only_what_there_is(frozen):
+    with pytest.raises(ValueError, match='frozen_stages must be -1'):
+        ResNet(18, num_stages=3, out_indices=(2,), frozen_stages=frozen)
+
+
+def test_still_statistics_stay_still_when_they_are_synchronised():
+    backbone = ResNet(18, num_stages=1, out_indices=(0,), bn_eval=True, bn_frozen=True)
+    backbone = nn.SyncBatchNorm.convert_sync_batchnorm(backbone).train()
+    norms = [module for module in backbone.modules() if isinstance(module, nn.SyncBatchNorm)]
+    assert norms and not any(module.training or module.weight.requires_grad for module in norms)
+    assert backbone.training

@@ -6,6 +6,7 @@ from mmcv.cnn import ResNet as MMCVResNet
 from mmcv.cnn.resnet import BasicBlock
 from mmengine.model import BaseModule
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from cmp_mm.registry import MODELS
 
@@ -58,6 +59,11 @@ class ResNet(MMCVResNet, BaseModule):
             raise ValueError(
                 f'ResNet: out_indices must name stages 0 to {num_stages - 1}; got {tuple(out_indices)}.'
             )
+        if not -1 <= frozen_stages <= num_stages:
+            raise ValueError(
+                f'ResNet: frozen_stages must be -1 (none) to {num_stages}, the number of stages; got '
+                f'{frozen_stages!r}.'
+            )
         if min(len(strides), len(dilations)) < num_stages:
             raise ValueError(
                 f'ResNet: strides and dilations need one value for each of {num_stages} stages; got '
@@ -81,6 +87,8 @@ class ResNet(MMCVResNet, BaseModule):
             if isinstance(block, BasicBlock):
                 block.conv2.dilation = (block.dilation, block.dilation)
                 block.conv2.padding = (block.dilation, block.dilation)
+        # What is frozen must be so before a distributed wrapper looks which weights to wait for.
+        self.train()
 
     def init_weights(self) -> None:
         """Follow ``init_cfg``; mmcv's own version would overwrite what the parent module has set."""
@@ -89,6 +97,13 @@ class ResNet(MMCVResNet, BaseModule):
     def train(self, mode: bool = True) -> 'ResNet':
         """As ``nn.Module.train``, with what ``bn_eval`` and ``frozen_stages`` keep out of it."""
         super().train(mode)
+        if self.bn_eval:
+            # mmcv's looks for BatchNorm2d, which synchronised normalisation is not.
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+                    if self.bn_frozen:
+                        module.requires_grad_(False)
         return self  # mmcv's returns nothing, which breaks ``model.eval()`` in an expression
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
