@@ -4,9 +4,11 @@ Importing ``cmp_mm.engine`` registers :func:`load_checkpoint_file` with mmengine
 local files and for http(s), so that ``load_from``, ``resume`` and ``init_cfg`` all pass here.
 """
 
+import hashlib
 import os
 import pickle
 import re
+import tarfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -87,6 +89,9 @@ def _load_plain(path: Path, map_location: Any, mmap: bool) -> Any:
 def _check_archive(path: Path) -> None:
     """torch stores its records uncompressed; a packed record can claim a thousand times its size."""
     if not zipfile.is_zipfile(path):
+        if tarfile.is_tarfile(path):
+            # What torch wrote before 0.1.10; its reader may run what it reads (CVE-2025-32434, torch < 2.6).
+            raise CheckpointError(f'checkpoint {path}: refused, it is a tar file of a torch before 2017')
         return
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
@@ -135,16 +140,18 @@ def load_from_local(filename: str, map_location: Any = None) -> dict:
 def load_from_http(filename: str, map_location: Any = None) -> dict:
     """mmengine's loader of URLs: download once into torch's cache, then read as data.
 
-    A name ending in ``-<sha8>`` (as ``publish_model.py`` writes it) is checked against the contents.
+    A name ending in ``-<sha8>`` (as ``publish_model.py`` writes it) is checked against the contents. Other
+    names say little (``backbone.pth``), so the address goes into the name of the copy.
     """
     folder = Path(torch.hub.get_dir()) / 'checkpoints'
-    cached = folder / Path(urlparse(filename).path).name
+    name = Path(urlparse(filename).path).name
+    sha = re.search(r'-([a-f0-9]{8,})\.', name)
+    cached = folder / (name if sha else f'{hashlib.sha256(filename.encode()).hexdigest()[:8]}-{name}')
     rank, world_size = get_dist_info()
     # Rank 0 first, then every rank that does not see its cache (another machine).
     for turn in (rank == 0, rank != 0):
         if turn and not cached.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            sha = re.search(r'-([a-f0-9]{8,})\.', cached.name)
             torch.hub.download_url_to_file(filename, str(cached), sha.group(1) if sha else None)
         if world_size > 1:
             barrier()

@@ -1,6 +1,8 @@
 import os
 import pickle
+import tarfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -164,3 +166,38 @@ def test_init_cfg_goes_through_the_safe_loader(tmp_path):
     with pytest.raises(CheckpointError, match='refused'):
         module.init_weights()
     assert not marker.exists()
+
+
+def test_what_torch_wrote_before_2017_is_refused_unread(tmp_path, monkeypatch):
+    path = tmp_path / 'old.pth'
+    with tarfile.open(path, 'w') as archive:
+        for name in ('storages', 'tensors', 'pickle'):
+            archive.addfile(tarfile.TarInfo(name))
+    monkeypatch.setattr(torch, 'load', lambda *args, **kwargs: pytest.fail('it was read'))
+    with pytest.raises(CheckpointError, match='old.pth: refused, it is a tar file'):
+        load_checkpoint_file(path)
+
+
+def test_copies_of_two_addresses_with_one_file_name_are_two(tmp_path, monkeypatch):
+    served = {}
+    for name in ('a', 'b'):
+        (tmp_path / name).mkdir()
+        torch.save(
+            dict(state_dict=dict(w=torch.full((1,), float(ord(name))))), tmp_path / name / 'backbone.pth'
+        )
+    downloads = []
+
+    def download(url, target, sha):
+        downloads.append((url, sha))
+        Path(target).write_bytes((tmp_path / url.split('/')[-2] / 'backbone.pth').read_bytes())
+
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
+    for name in ('a', 'b', 'a'):
+        loaded = CheckpointLoader.load_checkpoint(f'https://here.org/{name}/backbone.pth')
+        served[name] = loaded['state_dict']['w'].item()
+    assert served == dict(a=ord('a'), b=ord('b'))
+    assert [sha for _, sha in downloads] == [None, None]
+    CheckpointLoader.load_checkpoint('https://here.org/a/backbone-0123abcd.pth')
+    assert downloads[-1][1] == '0123abcd'
+    assert (tmp_path / 'hub' / 'checkpoints' / 'backbone-0123abcd.pth').exists()
