@@ -225,6 +225,8 @@ class CMPInferencer:
         if self.normalization == 'minus_one_to_one':
             return planes / 127.5 - 1
         preprocessor = self.model.data_preprocessor
+        if not preprocessor.bgr_to_rgb:
+            planes = planes.flip(0)  # a network that learnt from BGR
         return (planes - preprocessor.mean) / preprocessor.std
 
     def _canvas(self, size: tuple[int, int]) -> tuple[int, int]:

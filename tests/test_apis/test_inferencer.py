@@ -240,3 +240,10 @@ def test_device_gives_the_same(make_inferencer, tiny_config, weights, image):
     wanted = make_inferencer().propagate(image, ARROWS, color_order='rgb')
     got = CMPInferencer(tiny_config, weights, 'cuda').propagate(image, ARROWS, color_order='rgb')
     torch.testing.assert_close(got.cpu(), wanted, atol=1e-2, rtol=1e-2)
+
+
+def test_a_network_that_learnt_from_bgr_gets_bgr(inferencer, image, monkeypatch):
+    wanted = inferencer.propagate(image, ARROWS, color_order='bgr')
+    monkeypatch.setattr(inferencer.model.data_preprocessor, 'bgr_to_rgb', False)
+    got = inferencer.propagate(image, ARROWS, color_order='rgb')
+    torch.testing.assert_close(got, wanted)
