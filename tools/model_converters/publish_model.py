@@ -31,6 +31,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--metafile', metavar='FILE', help="write the model's entry for a metafile.yml there; '-' prints it"
     )
+    parser.add_argument(
+        '--dataset', default='own videos', help='what the metrics in that entry are of (default: %(default)s)'
+    )
     return parser.parse_args(argv)
 
 
@@ -72,7 +75,7 @@ def metafile_entry(args: argparse.Namespace, checkpoint: dict, final: Path) -> d
         'In Collection': 'CMP',
         'Config': f'configs/cmp/{name}.py',
         'Metadata': {'Iterations': iteration} if isinstance(iteration, int) else {},
-        'Results': [{'Task': 'Motion Propagation', 'Dataset': 'own videos', 'Metrics': metrics}],
+        'Results': [{'Task': 'Motion Propagation', 'Dataset': args.dataset, 'Metrics': metrics}],
         'Weights': final.name,
     }
 

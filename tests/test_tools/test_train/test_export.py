@@ -93,7 +93,8 @@ def test_torchvision_takes_it(tool, trained, tmp_path):
 
 def test_published_file_is_weights_alone_under_its_digits(tool, trained, tmp_path):
     metafile = tmp_path / 'entry.yml'
-    code, output = tool(PUBLISH, trained, tmp_path / 'cmp_small.pth', '--metafile', metafile)
+    options = ['--metafile', metafile, '--dataset', 'YFCC']
+    code, output = tool(PUBLISH, trained, tmp_path / 'cmp_small.pth', *options)
     assert code == 0 and '0 missing; 0 unexpected; 0 misshapen' in output, output
     (path,) = tmp_path.glob('cmp_small-*.pth')
     digits = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
@@ -106,6 +107,7 @@ def test_published_file_is_weights_alone_under_its_digits(tool, trained, tmp_pat
     )
     (entry,) = yaml.safe_load(metafile.read_text())
     assert entry['Name'] == 'cmp_small' and entry['Weights'] == path.name
+    assert entry['Results'][0]['Dataset'] == 'YFCC'
     assert entry['Results'][0]['Metrics'] == {'cmp/epe': 3.5} and entry['Metadata'] == {'Iterations': 5}
     # Publishing it again changes nothing, not even the name.
     code, output = tool(PUBLISH, path, path)
