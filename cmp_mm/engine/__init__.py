@@ -1,4 +1,5 @@
 from .bfloat16_optim_wrapper import Bfloat16OptimWrapper, computes_in_bfloat16
+from .broadcast_buffers_hook import BroadcastBuffersHook
 from .checkpoint_files import find_resumable, write_durably
 from .checkpoint_hook import AtomicCheckpointHook
 from .checkpoint_loading import CheckpointError, check_weights_fit, load_checkpoint_file, state_dict_of
@@ -12,6 +13,7 @@ from .scalars import read_curve, read_scalars
 __all__ = [
     'AtomicCheckpointHook',
     'Bfloat16OptimWrapper',
+    'BroadcastBuffersHook',
     'CheckpointError',
     'DivergedError',
     'FiniteLossHook',

@@ -20,6 +20,8 @@ custom_hooks = [
     # With the seed below these make a resumed run equal to one that was not stopped.
     dict(type='IterationSeedHook'),
     dict(type='FiniteLossHook'),
+    # What is validated is what is saved, with any number of processes.
+    dict(type='BroadcastBuffersHook'),
 ]
 randomness = dict(seed=0)
 

@@ -125,3 +125,58 @@ def test_evaluation_by_two_processes(tiny_config, processes, tool, free_port, tm
     one, two = (json.loads((tmp_path / name).read_text()) for name in ('one.json', 'two.json'))
     for key in ('cmp/epe', 'idw/epe', 'cmp/bin_acc'):
         assert two[key] == pytest.approx(one[key], rel=1e-6)
+
+
+TWO_PROCESSES = """
+_base_ = '{base}'
+custom_imports = dict(imports=['told_buffers'])
+model = dict(backbone=dict(frozen_stages=1))
+train_cfg = dict(max_iters=3, val_interval=3)
+default_hooks = dict(
+    visualization=dict(interval=0), checkpoint=dict(interval=3), told=dict(type='ToldBuffersHook')
+)
+"""
+TOLD_BUFFERS = """
+from pathlib import Path
+
+import torch
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+
+from cmp_mm.registry import HOOKS
+
+
+@HOOKS.register_module()
+class ToldBuffersHook(Hook):
+    def tell(self, runner, when):
+        buffers = {key: value.clone() for key, value in runner.model.named_buffers()}
+        torch.save(buffers, Path(runner.work_dir) / f'{when}{get_rank()}.pt')
+
+    def before_val(self, runner):
+        self.tell(runner, 'trained')
+
+    def before_val_epoch(self, runner):
+        self.tell(runner, 'validated')
+"""
+
+
+def test_two_processes_validate_what_is_saved_and_may_freeze_stages(
+    tiny_config, environment, free_port, tmp_path
+):
+    (tmp_path / 'told_buffers.py').write_text(TOLD_BUFFERS)
+    config, work = tmp_path / 'two.py', tmp_path / 'work'
+    config.write_text(TWO_PROCESSES.format(base=tiny_config))
+    command = ['bash', ROOT / 'tools' / 'dist_train.sh', config, '2', '--work-dir', work]
+    env = {**environment, 'PYTHONPATH': f'{tmp_path}:{ROOT}', 'PORT': free_port}
+    result = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    told = {
+        name: torch.load(work / f'{name}.pt') for name in ('trained0', 'trained1', 'validated0', 'validated1')
+    }
+    variances = [key for key in told['trained0'] if key.endswith('running_var')]
+    apart = [key for key in variances if not torch.equal(told['trained0'][key], told['trained1'][key])]
+    assert apart and all(
+        'layer1' not in key for key in apart
+    )  # the frozen stage has no statistics of its own
+    for key, value in told['trained0'].items():
+        assert torch.equal(told['validated0'][key], value) and torch.equal(told['validated1'][key], value)
