@@ -9,7 +9,6 @@ from collections.abc import Sequence
 # step many times slower than the share of the cores that is lost.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
-from mmengine.config import DictAction
 from mmengine.dist import is_main_process
 from mmengine.registry import RUNNERS
 from mmengine.runner import CheckpointLoader, Runner
@@ -26,17 +25,19 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--work-dir', help='where logs go (default: work_dirs/CONFIG_NAME)')
     parser.add_argument(
         '--data-root',
-        help='data root of every dataset of the config; for pretraining, what video2pairs.py wrote',
+        help='data root of the test set of the config; for pretraining, what video2pairs.py wrote',
     )
     parser.add_argument('--out', help='write the metrics to this file, as JSON')
     parser.add_argument(
         '--show-dir', help='draw predictions into this folder (default: under the work directory)'
     )
-    parser.add_argument('--show-number', type=int, metavar='N', help='draw the first N images of the set')
+    parser.add_argument(
+        '--show-number', type=int, metavar='N', help='draw N images, spread evenly over the set'
+    )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=launch.ConfigOptions,
         metavar='KEY=VALUE',
         help='change settings of the config, such as test_dataloader.batch_size=8 or a.b="[1,2]"',
     )
@@ -49,16 +50,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> dict:
     """Evaluate; returns the metrics."""
     args = parse_args(argv)
-    cfg = launch.load_config(args.config, args.cfg_options, args.data_root)
+    cfg = launch.load_config(args.config, args.cfg_options, args.data_root, ('test',))
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or launch.default_work_dir(args.config)
     cfg.load_from, cfg.resume = args.checkpoint, False
     if cfg.get('test_dataloader') is None:
         raise launch.UsageError(f'config {args.config} has no test_dataloader')
-    hooks = cfg.get('default_hooks', {})
-    if args.show_number is not None and 'visualization' in hooks:
-        hooks.visualization.num_val = args.show_number
-    if args.show_dir:
-        cfg.setdefault('visualizer', dict(type='FlowVisualizer'))['save_dir'] = args.show_dir
+    launch.show_predictions(cfg, args.show_dir, args.show_number)
     launch.require_data(cfg, ('test',))
     check_config(cfg, ('test',))
     launch.drop_missing_backends(cfg)

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 # step many times slower than the share of the cores that is lost.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
-from mmengine.config import DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -33,7 +32,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         nargs='?',
         const='auto',
         help='go on from this checkpoint; without a name from the last whole one in the work directory, or '
-        'from the beginning where there is none',
+        'from the beginning (or load_from of the config) where there is none',
     )
     parser.add_argument(
         '--amp',
@@ -47,7 +46,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=launch.ConfigOptions,
         metavar='KEY=VALUE',
         help='change settings of the config, such as train_dataloader.batch_size=8 or a.b="[1,2]"',
     )
@@ -69,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     launch.require_accelerator_for_amp(cfg)
     if args.auto_scale_lr:
         launch.scale_learning_rate(cfg)
+    start_from = cfg.get('load_from')
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
@@ -78,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     launch.drop_missing_backends(cfg)
     launch.start_processes(cfg, args.launcher, args.local_rank)
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+    if args.resume == 'auto':
+        launch.start_where_nothing_resumes(runner, start_from)
     with launch.saving_when_stopped(runner):
         runner.train()
     launch.stop_processes()

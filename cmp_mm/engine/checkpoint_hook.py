@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.dist import all_reduce, broadcast_object_list, get_world_size, is_main_process
@@ -21,6 +22,9 @@ from .plain_state import restore_histories, to_plain
 _OUTDATED = 'outdated_ckpt_id'
 # Iterations between two questions to the other processes whether one of them was told to stop.
 _ASK_EVERY = 10
+# What changes in a learning-rate scheduler from step to step, or follows from the optimizer.
+_CHANGING = ('optimizer', 'last_step', 'base_values', '_global_step', '_last_value', 'verbose')
+_OTHER_SCHEDULE = 'train with the same schedule, or anew in another work directory'
 
 
 class TrainingStopped(KeyboardInterrupt):
@@ -50,7 +54,12 @@ class AtomicCheckpointHook(CheckpointHook):
     - ``meta['model']`` holds the model's config as data: exporting needs to know the network, and the
       config's text in ``meta['cfg']`` is a program.
 
+    - ``resume=True`` into another schedule than the checkpoint's is refused: the checkpoint's would stay.
+
     Arguments are those of ``mmengine.hooks.CheckpointHook``.
+
+    Attributes:
+        start_from: weights that a run starts from where ``resume=True`` finds no checkpoint.
     """
 
     def __init__(self, *args, **kwargs) -> None:
@@ -58,6 +67,7 @@ class AtomicCheckpointHook(CheckpointHook):
         if self.file_client_args is None and self.backend_args is None and '://' not in str(self.out_dir):
             self.backend_args = dict(backend='durable_local')
         self._asked_by = 0
+        self.start_from: str | None = None
 
     def stop_after_step(self, signum: int) -> None:
         """Have the run save a checkpoint and end once the step it is in is done.
@@ -112,7 +122,11 @@ class AtomicCheckpointHook(CheckpointHook):
         broadcast_object_list(found)
         if found[0] is None:
             runner._resume = False
-            runner.logger.info(f'No whole checkpoint in {runner.work_dir}: the run starts at iteration 0')
+            runner._load_from = self.start_from
+            weights = f', with the weights of {self.start_from}' if self.start_from else ''
+            runner.logger.info(
+                f'No whole checkpoint in {runner.work_dir}: the run starts at iteration 0{weights}'
+            )
         else:
             runner._load_from = found[0]
 
@@ -129,7 +143,7 @@ class AtomicCheckpointHook(CheckpointHook):
         outdated = runner.message_hub.runtime_info.get(_OUTDATED)
         if not runner._resume or not isinstance(outdated, int):
             return
-        if osp.realpath(osp.dirname(runner._load_from)) == osp.realpath(self.out_dir):
+        if self._is_own(runner._load_from):
             self._remove(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(outdated)))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -146,7 +160,7 @@ class AtomicCheckpointHook(CheckpointHook):
         ``Runner.resume`` restores the message hub and reads ``meta`` after this.
 
         Raises:
-            CheckpointError: the file is of another model, or holds weights alone.
+            CheckpointError: the file is of another model or schedule, or holds weights alone.
         """
         if isinstance(checkpoint.get('message_hub'), dict):
             restore_histories(checkpoint['message_hub'])
@@ -158,11 +172,33 @@ class AtomicCheckpointHook(CheckpointHook):
             raise CheckpointError(f'checkpoint {path} cannot be resumed: it holds no {", ".join(missing)}')
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         check_weights_fit(model, state_dict_of(checkpoint), path)
+        self._check_schedule(runner, checkpoint.get('param_schedulers'), path)
         meta = checkpoint['meta']
         # Runner.resume compares pickles, and warns of another dataset where a plain copy is the same one.
         current = getattr(runner.train_dataloader.dataset, 'metainfo', None)
         if repr(to_plain(current)) == repr(meta.get('dataset_meta')):
             meta['dataset_meta'] = current
+
+    def _check_schedule(self, runner: Runner, saved: Any, path: str) -> None:
+        """Refuse a checkpoint of another schedule.
+
+        mmengine gives each scheduler the checkpoint's begin, end and shape in place of the config's: a run
+        made longer by the config would spend what was added at the rate the shorter one ended with.
+        """
+        built = runner.param_schedulers
+        if not isinstance(built, list) or not isinstance(saved, (list, tuple)):
+            return  # one list for each optimizer, or none
+        if len(built) != len(saved):
+            found = f'{len(saved)} schedulers, the config {len(built)}'
+            raise CheckpointError(f'checkpoint {path} cannot be resumed: it has {found}; {_OTHER_SCHEDULE}')
+        for index, (scheduler, state) in enumerate(zip(built, saved, strict=True)):
+            now = to_plain({key: value for key, value in vars(scheduler).items() if key not in _CHANGING})
+            for key in sorted(now.keys() & state.keys()):
+                if repr(now[key]) != repr(state[key]):
+                    raise CheckpointError(
+                        f'checkpoint {path} cannot be resumed: {key} of its param_scheduler.{index} is '
+                        f'{state[key]}, of the config {now[key]}; {_OTHER_SCHEDULE}'
+                    )
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         """Save, then point to it, then remove what is one too many."""
@@ -202,7 +238,8 @@ class AtomicCheckpointHook(CheckpointHook):
         if is_main_process():
             current = self._best_paths().values()
             for path in previous.values():
-                if path and path not in current:
+                # Resumed into another folder, the best of the run it comes from is not this run's to remove.
+                if path and path not in current and self._is_own(path):
                     self._remove(path)
                     runner.logger.info(f'The previous best checkpoint {path} is removed')
 
@@ -227,6 +264,9 @@ class AtomicCheckpointHook(CheckpointHook):
             self.best_ckpt_path_dict = paths
         else:
             self.best_ckpt_path = paths['best']
+
+    def _is_own(self, path: str) -> bool:
+        return osp.realpath(osp.dirname(path)) == osp.realpath(self.out_dir)
 
     def _remove(self, path: str) -> None:
         if self.file_backend.isfile(path):

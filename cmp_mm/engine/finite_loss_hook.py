@@ -2,6 +2,8 @@
 
 import math
 
+import torch
+from mmengine.device import get_device
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -19,7 +21,8 @@ class FiniteLossHook(Hook):
 
     The message names the iteration and the files of the batch. Under mixed precision with a loss scaler an
     overflow now and then is ordinary (the scaler skips that step), so only ``patience`` such iterations in a
-    row stop the run there.
+    row stop the run there, or one that has reached the running statistics of a normalisation, which the
+    forward pass changes and the scaler does not restore.
 
     Args:
         patience: iterations in a row that may overflow where a loss scaler is at work.
@@ -52,9 +55,27 @@ class FiniteLossHook(Hook):
             f'{", ".join(_files(data_batch)) or "unknown"}'
         )
         if hasattr(runner.optim_wrapper, 'loss_scaler') and self._in_a_row <= self.patience:
-            runner.logger.warning(message)
-            return
+            spoilt = _spoilt_buffer(runner)
+            if spoilt is None:
+                runner.logger.warning(message)
+                return
+            message += f'. It is in {spoilt} already, from where no later step removes it'
         raise DivergedError(f'{message}. A lower learning rate or gradient clipping may help')
+
+
+def _spoilt_buffer(runner: Runner) -> str | None:
+    """Name of a buffer of the model that is not finite in some process, or None."""
+    names = [
+        name
+        for name, buffer in runner.model.named_buffers()
+        if buffer.is_floating_point() and not buffer.isfinite().all()
+    ]
+    if runner.distributed:
+        found = torch.tensor(len(names), device=get_device())
+        all_reduce(found)
+        if found and not names:
+            return 'the statistics of another process'
+    return names[0] if names else None
 
 
 def _files(data_batch: dict | None) -> list[str]:

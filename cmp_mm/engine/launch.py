@@ -1,11 +1,12 @@
 """What ``tools/train.py`` and ``tools/test.py`` do between the command line and the runner."""
 
+import argparse
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from multiprocessing import parent_process
@@ -13,10 +14,10 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.logging import print_log
-from mmengine.runner import Runner
+from mmengine.runner import Runner, find_latest_checkpoint
 from torch import distributed
 
 from cmp_mm.datasets import AnnotationError, OutsideRootError, TooManyBadSamplesError
@@ -29,6 +30,14 @@ from .finite_loss_hook import DivergedError
 
 _BFLOAT16 = 'Bfloat16OptimWrapper'
 _SPLITS = ('train', 'val', 'test')
+# The hooks that draw predictions: what switches each on, and what names its folder beside the visualizer's.
+_DRAWS = dict(
+    FlowVisualizationHook={},
+    SegVisualizationHook=dict(draw=True),
+    PoseVisualizationHook=dict(enable=True),
+    DetVisualizationHook=dict(draw=True),
+)
+_OUT_DIR = dict(PoseVisualizationHook='out_dir', DetVisualizationHook='test_out_dir')
 _EXPECTED = (
     AnnotationError,
     CheckpointError,
@@ -105,7 +114,7 @@ def saving_when_stopped(runner: Runner) -> Iterator[None]:
     Either a second time ends it at once, and so does the first where checkpoints are saved by epoch or by
     another hook than ours. Where Ctrl-C is ignored, as in a shell's background, it stays ignored.
     """
-    hook = next((hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook)), None)
+    hook = _checkpoint_hook(runner)
     if hook is None or hook.by_epoch:
         yield
         return
@@ -134,7 +143,47 @@ def saving_when_stopped(runner: Runner) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def load_config(path: str, options: Mapping[str, Any] | None = None, data_root: str | None = None) -> Config:
+def start_where_nothing_resumes(runner: Runner, start_from: str | None) -> None:
+    """Let a run that is to go on, and finds nothing to go on from, start from the weights of its config.
+
+    Args:
+        runner: built with ``resume=True`` and no ``load_from``.
+        start_from: ``load_from`` of the config.
+    """
+    hook = _checkpoint_hook(runner)
+    if hook is not None:
+        hook.start_from = start_from
+    elif start_from is not None and find_latest_checkpoint(runner.work_dir) is None:
+        runner._resume, runner._load_from = False, start_from
+
+
+def _checkpoint_hook(runner: Runner) -> AtomicCheckpointHook | None:
+    return next((hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook)), None)
+
+
+class ConfigOptions(DictAction):
+    """mmengine's ``KEY=VALUE`` options; one that is none is an error of usage, not a traceback."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Sequence[str],
+        option_string: str | None = None,
+    ) -> None:
+        """Parse the options."""
+        for text in values:
+            if not text.partition('=')[0] or '=' not in text:
+                parser.error(f'{option_string} {text}: expected KEY=VALUE')
+        super().__call__(parser, namespace, values, option_string)
+
+
+def load_config(
+    path: str,
+    options: Mapping[str, Any] | None = None,
+    data_root: str | None = None,
+    splits: Sequence[str] = _SPLITS,
+) -> Config:
     """Read a config.
 
     Args:
@@ -142,9 +191,10 @@ def load_config(path: str, options: Mapping[str, Any] | None = None, data_root: 
         options: ``--cfg-options``, dotted keys. ``data_root`` among them is taken as the argument here.
         data_root: folder of the pairs, for every dataset of the config. A variable ``data_root`` in a config
             has done its work once the file is read, so changing it afterwards would change nothing.
+        splits: of 'train', 'val', 'test', those that will be read; ``data_root`` is for these.
 
     Raises:
-        UsageError: there is no such file, or it is no config.
+        UsageError: there is no such file, it is no config, or an option does not fit it.
     """
     if not os.path.isfile(path):
         raise UsageError(f'config {path}: there is no such file')
@@ -159,9 +209,14 @@ def load_config(path: str, options: Mapping[str, Any] | None = None, data_root: 
         raise UsageError(f'config {path} cannot be read: {type(error).__name__}: {reason}') from error
     options = dict(options or {})
     data_root = options.pop('data_root', None) if data_root is None else data_root
-    cfg.merge_from_dict(options)
+    try:
+        cfg.merge_from_dict(options)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(
+            f'--cfg-options do not fit config {path}: {error.args[0] if error.args else error}'
+        ) from error
     if data_root is not None:
-        set_data_root(cfg, str(data_root))
+        set_data_root(cfg, str(data_root), splits)
     return cfg
 
 
@@ -175,8 +230,8 @@ def _first_import_error(error: BaseException) -> BaseException:
     return error
 
 
-def set_data_root(cfg: Config, root: str) -> None:
-    """Let every dataset of ``cfg`` read from ``root``, those of other packages too.
+def set_data_root(cfg: Config, root: str, splits: Sequence[str] = _SPLITS) -> None:
+    """Let every dataset of these splits of ``cfg`` read from ``root``, those of other packages too.
 
     Files that evaluators and datasets name below the old root move along (COCO's annotations).
 
@@ -184,6 +239,8 @@ def set_data_root(cfg: Config, root: str) -> None:
         UsageError: a dataset has several sources, each with its own root.
     """
     for split, dataset in _datasets(cfg, only_ours=False):
+        if split not in splits:
+            continue
         if any('data_root' in source for source in dataset.get('sources') or ()):
             raise UsageError(
                 f'the {split} set has sources with their own data_root; change them in the config, or by '
@@ -199,6 +256,35 @@ def set_data_root(cfg: Config, root: str) -> None:
                     node[key] = str(Path(root) / Path(path).relative_to(old))
     if 'data_root' in cfg:
         cfg.data_root = root
+
+
+def show_predictions(cfg: Config, folder: str | None, number: int | None) -> None:
+    """Have a test draw what it predicts.
+
+    Args:
+        cfg: the config, of this package or of mmsegmentation, mmpose or mmdetection.
+        folder: where pictures go; None leaves that, and whether other packages draw at all, to the config.
+        number: images to draw, of this package's configs; None leaves it to the config.
+
+    Raises:
+        UsageError: a config that draws nothing, or all images only.
+    """
+    hook = (cfg.get('default_hooks') or {}).get('visualization') or {}
+    kind = str(hook.get('type', '')).rpartition('.')[2]
+    if number is not None:
+        if kind != 'FlowVisualizationHook':
+            raise UsageError(f'--show-number: {kind or "no hook"} of this config does not choose images')
+        if number < 0:
+            raise UsageError(f'--show-number is {number}; expected 0 or more')
+        hook.num_val = number
+    if folder is None:
+        return
+    if kind not in _DRAWS:
+        raise UsageError(f'--show-dir: {kind or "no hook"} of this config is not known to draw')
+    hook.update(_DRAWS[kind])
+    if kind in _OUT_DIR:
+        hook[_OUT_DIR[kind]] = folder
+    cfg.setdefault('visualizer', dict(type='FlowVisualizer'))['save_dir'] = folder
 
 
 def require_data(cfg: Config, splits: tuple[str, ...]) -> None:
@@ -266,18 +352,30 @@ def start_processes(cfg: Config, launcher: str, local_rank: int = 0) -> None:
     cfg.launcher = launcher
     if launcher == 'none':
         return
-    os.environ.setdefault('LOCAL_RANK', str(local_rank))
-    needed = dict(pytorch=('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'), slurm=('SLURM_PROCID',))
-    absent = [name for name in needed.get(launcher, ()) if name not in os.environ]
-    if absent:
-        start = dict(pytorch='tools/dist_train.sh', slurm='tools/slurm_train.sh')[launcher]
-        raise UsageError(f'--launcher {launcher}: {", ".join(absent)} not set; start by {start}')
-    if get_device() != 'cpu':
-        return
-    if launcher != 'pytorch':
+    on_cpu = get_device() == 'cpu'
+    if on_cpu and launcher != 'pytorch':
         raise UsageError(
             f'--launcher {launcher} needs an accelerator and there is none; use torchrun on CPUs'
         )
+    if launcher == 'mpi' and 'OMPI_COMM_WORLD_LOCAL_RANK' in os.environ:
+        # mmengine puts the process on this device, and wraps the model for that of LOCAL_RANK.
+        os.environ['LOCAL_RANK'] = os.environ['OMPI_COMM_WORLD_LOCAL_RANK']
+    os.environ.setdefault('LOCAL_RANK', str(local_rank))
+    needed = dict(
+        pytorch=('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'),
+        slurm=('SLURM_PROCID',),
+        mpi=('OMPI_COMM_WORLD_LOCAL_RANK', 'OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'MASTER_ADDR'),
+    )
+    absent = [name for name in needed.get(launcher, ()) if name not in os.environ]
+    if absent:
+        start = dict(
+            pytorch='tools/dist_train.sh',
+            slurm='tools/slurm_train.sh',
+            mpi="Open MPI's mpirun -x MASTER_ADDR=HOST",
+        )[launcher]
+        raise UsageError(f'--launcher {launcher}: {", ".join(absent)} not set; start by {start}')
+    if not on_cpu:
+        return
     distributed.init_process_group('gloo')
     wrapper = dict(
         type='MMDistributedDataParallel',
@@ -345,7 +443,7 @@ def scale_learning_rate(cfg: Config) -> None:
     Raises:
         UsageError: the config does not say for which batch size its rate is meant.
     """
-    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
         raise UsageError('--auto-scale-lr: the config has no auto_scale_lr=dict(base_batch_size=...)')
     cfg.auto_scale_lr.enable = True
 

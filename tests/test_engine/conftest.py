@@ -87,7 +87,7 @@ def toy_config(tmp_path):
             val_cfg=dict(),
             val_evaluator=dict(type='EngineToyMetric'),
             optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.05, momentum=0.9)),
-            param_scheduler=dict(type='CosineAnnealingLR', by_epoch=False, T_max=max_iters),
+            param_scheduler=dict(type='CosineAnnealingLR', by_epoch=False, T_max=12, end=12),
             default_hooks=dict(
                 logger=dict(type='LoggerHook', interval=2, log_metric_by_epoch=False),
                 checkpoint=dict(type='AtomicCheckpointHook', by_epoch=False, interval=4, max_keep_ckpts=2),

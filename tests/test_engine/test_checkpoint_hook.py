@@ -1,13 +1,21 @@
 import copy
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from mmengine.runner import Runner
 
-from cmp_mm.engine import AtomicCheckpointHook, DivergedError, checkpoint_files, find_resumable
+from cmp_mm.engine import (
+    AtomicCheckpointHook,
+    CheckpointError,
+    DivergedError,
+    FiniteLossHook,
+    checkpoint_files,
+    find_resumable,
+)
 
 
 def run(config, **changes):
@@ -241,3 +249,64 @@ def test_numbers_of_numpy_become_pythons():
     )
     assert type(plain['a']) is float and type(plain['b'][0]) is int and type(plain['c']) is str
     assert plain['d'] == 'p' and 'e' not in plain and math.isnan(plain['f'][0])
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (
+            dict(type='CosineAnnealingLR', by_epoch=False, T_max=24, end=12),
+            'T_max .* is 12, of the config 24',
+        ),
+        (dict(type='CosineAnnealingLR', by_epoch=False, T_max=12, end=24), 'end .* is 12, of the config 24'),
+        ([dict(type='ConstantLR', by_epoch=False)] * 2, 'it has 1 schedulers, the config 2'),
+    ],
+)
+def test_another_schedule_is_not_resumed(toy_config, changes, message):
+    run(toy_config(max_iters=8))
+    with pytest.raises(CheckpointError, match=f'cannot be resumed: .*{message}; train with the same'):
+        run(toy_config(param_scheduler=changes), resume=True)
+
+
+def test_another_milestone_is_not_resumed(toy_config):
+    def steps(*milestones):
+        return toy_config(
+            max_iters=8,
+            param_scheduler=dict(type='MultiStepLR', by_epoch=False, milestones=list(milestones), end=20),
+        )
+
+    run(steps(4, 9))
+    run(steps(4, 9), resume=True)
+    with pytest.raises(CheckpointError, match='milestones'):
+        run(steps(4, 10), resume=True)
+
+
+def test_the_best_of_the_run_it_comes_from_stays(toy_config, tmp_path, monkeypatch):
+    hook = dict(type='AtomicCheckpointHook', by_epoch=False, interval=2, save_best='score', rule='greater')
+    scores = iter([1.0, 2.0, 3.0])
+    monkeypatch.setattr(toy_metric_class(), 'compute_metrics', lambda self, results: dict(score=next(scores)))
+    config = toy_config(max_iters=4, default_hooks=dict(checkpoint=hook))
+    config.train_cfg.val_interval = 4
+    run(config)
+    config.train_cfg.max_iters = 12
+    other = tmp_path / 'other'
+    run(config, resume=True, load_from=str(tmp_path / 'work' / 'iter_4.pth'), work_dir=str(other))
+    assert [path.name for path in (tmp_path / 'work').glob('best*')] == ['best_score_iter_4.pth']
+    assert [path.name for path in other.glob('best*')] == ['best_score_iter_12.pth']
+
+
+def test_a_non_finite_loss_under_a_scaler_stops_where_it_reached_a_buffer(toy_config):
+    runner = Runner.from_cfg(toy_config(experiment_name='finite_loss_under_a_scaler'))
+    runner.optim_wrapper = SimpleNamespace(loss_scaler=object())
+    hook, outputs = FiniteLossHook(patience=2), dict(loss=torch.tensor(math.nan))
+    hook.after_train_iter(runner, 0, outputs=outputs)
+    hook.after_train_iter(runner, 0, outputs=dict(loss=torch.tensor(1.0)))
+    runner.model.body[1].running_var[3] = math.inf
+    with pytest.raises(DivergedError, match='It is in body.1.running_var already'):
+        hook.after_train_iter(runner, 0, outputs=outputs)
+    runner.model.body[1].running_var.fill_(1)
+    hook = FiniteLossHook(patience=2)
+    for _ in range(2):
+        hook.after_train_iter(runner, 0, outputs=outputs)
+    with pytest.raises(DivergedError, match='The loss is nan'):
+        hook.after_train_iter(runner, 0, outputs=outputs)

@@ -1,13 +1,18 @@
 """What a program says in the end, in one line."""
 
+import argparse
 import multiprocessing
+import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 
 from cmp_mm.engine import launch
 
+QUICK = Path(__file__).parents[2] / 'configs/cmp/cmp_resnet18-plain_quick-1xb16-800_pairs-96x96.py'
 WORKER = 'DataLoader worker (pid 7) is killed by signal: Killed. '
 
 
@@ -66,3 +71,85 @@ def test_a_forked_worker_that_loses_the_main_process_adds_no_traceback(capfd, er
         show(error)  # in the main process every error shows
         assert type(error).__name__ in capfd.readouterr().err
     assert worker.exitcode == 0 and sys.excepthook is before
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'param_scheduler.3.end': 5}, 'do not fit config'),
+        ({'model.backbone.depth.deeper': 5}, 'do not fit config'),
+    ],
+)
+def test_options_that_do_not_fit_are_one_line(options, message):
+    with pytest.raises(launch.UsageError, match=message):
+        launch.load_config(str(QUICK), options)
+
+
+def test_an_option_without_a_value_is_an_error_of_usage(capsys):
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=launch.ConfigOptions)
+    assert parser.parse_args(['--cfg-options', 'a.b=3', 'c=[1,2]']).cfg_options == {'a.b': 3, 'c': [1, 2]}
+    with pytest.raises(SystemExit):
+        parser.parse_args(['--cfg-options', 'a.b=3', 'train_cfg.max_iters'])
+    assert '--cfg-options train_cfg.max_iters: expected KEY=VALUE' in capsys.readouterr().err
+
+
+def test_a_data_root_is_for_the_splits_that_are_read():
+    cfg = Config(
+        dict(
+            train_dataloader=dict(dataset=dict(type='ImageFlowDataset', sources=[dict(data_root='a')])),
+            test_dataloader=dict(dataset=dict(type='ImageFlowDataset', data_root='a')),
+        )
+    )
+    launch.set_data_root(cfg, 'b', ('test',))
+    assert cfg.test_dataloader.dataset.data_root == 'b'
+    with pytest.raises(launch.UsageError, match='the train set has sources'):
+        launch.set_data_root(cfg, 'b')
+
+
+@pytest.mark.parametrize(
+    ('kind', 'switch'),
+    [
+        ('mmseg.SegVisualizationHook', dict(draw=True)),
+        ('PoseVisualizationHook', dict(enable=True, out_dir='shown')),
+        ('DetVisualizationHook', dict(draw=True, test_out_dir='shown')),
+        ('FlowVisualizationHook', {}),
+    ],
+)
+def test_pictures_are_asked_for_as_each_package_does(kind, switch):
+    cfg = Config(dict(default_hooks=dict(visualization=dict(type=kind)), visualizer=dict(type='Any')))
+    launch.show_predictions(cfg, 'shown', None)
+    assert cfg.default_hooks.visualization == dict(type=kind, **switch)
+    assert cfg.visualizer.save_dir == 'shown'
+    if kind == 'FlowVisualizationHook':
+        launch.show_predictions(cfg, None, 7)
+        assert cfg.default_hooks.visualization.num_val == 7
+        with pytest.raises(launch.UsageError, match='--show-number is -1'):
+            launch.show_predictions(cfg, None, -1)
+    else:
+        with pytest.raises(launch.UsageError, match='does not choose images'):
+            launch.show_predictions(cfg, None, 7)
+
+
+def test_pictures_of_a_config_that_draws_none():
+    with pytest.raises(launch.UsageError, match='--show-dir: no hook'):
+        launch.show_predictions(Config(dict(default_hooks={})), 'shown', None)
+
+
+@pytest.mark.parametrize('launcher', ['mpi', 'slurm'])
+def test_launchers_outside_their_environment(monkeypatch, launcher):
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cuda')
+    for name in ('OMPI_COMM_WORLD_LOCAL_RANK', 'SLURM_PROCID'):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(launch.UsageError, match=f'--launcher {launcher}: .* not set; start by'):
+        launch.start_processes(Config(), launcher)
+
+
+def test_mpi_gives_each_process_its_own_device(monkeypatch):
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cuda')
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    for name, value in (('LOCAL_RANK', '3'), ('RANK', '11'), ('SIZE', '16')):
+        monkeypatch.setenv(f'OMPI_COMM_WORLD_{name}', value)
+    monkeypatch.setenv('MASTER_ADDR', 'first')
+    launch.start_processes(Config(), 'mpi')
+    assert os.environ['LOCAL_RANK'] == '3'

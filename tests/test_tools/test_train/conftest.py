@@ -66,7 +66,7 @@ train_cfg = dict(type='ResumableTrainLoop', max_iters=12, val_interval=12)
 val_cfg = dict()
 test_cfg = dict()
 optim_wrapper = dict(optimizer=dict(type='AdamW', lr=1e-3))
-param_scheduler = [dict(type='CosineAnnealingLR', by_epoch=False, T_max=12)]
+param_scheduler = [dict(type='CosineAnnealingLR', by_epoch=False, T_max=12, end=12)]
 default_hooks = dict(
     logger=dict(interval=2),
     checkpoint=dict(interval=4),

@@ -148,3 +148,23 @@ def test_the_usual_options_and_a_run_elsewhere(tool, tiny_config, pairs_root, tm
     metrics = json.loads(out.read_text())
     assert metrics['cmp/epe'] > 0 and metrics['nearest/epe'] > 0
     assert len(list(show.rglob('test_*.png'))) == 3
+
+
+def test_nothing_to_resume_starts_from_the_weights_of_the_config(tool, tiny_config, tmp_path):
+    options = ['--no-validate', '--cfg-options', 'train_cfg.max_iters=1', 'optim_wrapper.optimizer.lr=0.0']
+    code, output = tool('train.py', tiny_config, '--work-dir', tmp_path / 'first', *options)
+    assert code == 0, output
+    start = tmp_path / 'first' / 'iter_1.pth'
+    again = [*options, f'load_from={start}', 'randomness.seed=5']
+    code, output = tool('train.py', tiny_config, '--work-dir', tmp_path / 'second', '--resume', *again)
+    assert code == 0, output
+    assert f'starts at iteration 0, with the weights of {start}' in output
+    first, second = (
+        torch.load(path, weights_only=True)['state_dict']
+        for path in (start, tmp_path / 'second' / 'iter_1.pth')
+    )
+    weights = [key for key in first if key.endswith('weight')]
+    assert weights and all(torch.equal(first[key], second[key]) for key in weights)
+    # From there on it goes on from its own.
+    code, output = tool('train.py', tiny_config, '--work-dir', tmp_path / 'second', '--resume', *again)
+    assert code == 0 and 'resumed epoch: 0, iter: 1' in output, output
