@@ -31,7 +31,7 @@ from collections.abc import Callable, Sequence
 
 # Hard floors: older ones lack what the code calls. Ceilings are the first versions that are not known to
 # work: they only warn, as most of them will.
-FLOORS = {'torch': '2.1', 'mmengine': '0.10.4', 'mmcv': '2.0.1', 'numpy': '1.22'}
+FLOORS = {'torch': '2.4', 'mmengine': '0.10.4', 'mmcv': '2.0.1', 'numpy': '1.22'}
 CEILINGS = {'torch': '3', 'mmengine': '1', 'mmcv': '3', 'numpy': '3'}
 
 # By name on PyPI. mmpose declares chumpy, which does not build today and is never imported.

@@ -10,8 +10,6 @@ from .blocked import blocked
 from .reference import reference
 
 IMPLEMENTATIONS = ('auto', 'reference', 'blocked', 'triton')
-# torch 2.1 cannot tell.
-_is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)
 
 
 def upsample_cross_entropy(
@@ -39,7 +37,7 @@ def upsample_cross_entropy(
         ValueError: shapes that do not fit, an unknown ``impl``, or (on the CPU, where looking costs
             nothing) a valid target outside the bins.
     """
-    if _is_compiling():
+    if torch.compiler.is_compiling():
         # Nothing here is torch's to compile: traced, it would be cut into a dozen graphs.
         from .uncompiled import upsample_cross_entropy as outside_graphs
 

@@ -8,6 +8,8 @@ import sys
 import pytest
 import torch
 
+from cmp_mm.compat import installed_version, version_tuple
+
 pytest.importorskip('triton', reason='the Triton path needs triton (pip install triton)')
 
 CASES = """
@@ -189,6 +191,8 @@ compiles()
 compiles(more=False)
 compiles(target='*i16', ones=('h', 'w', 'axes', 'cells_x', 'cells'))
 """
+    if version_tuple(installed_version('triton')) < (3, 3):
+        pytest.skip('an older Triton is asked to compile in another way')
     environment = {key: value for key, value in os.environ.items() if key != 'TRITON_INTERPRET'}
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
