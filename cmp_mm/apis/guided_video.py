@@ -9,7 +9,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from cmp_mm.flow import forward_splat
+from cmp_mm.flow import backward_warp, forward_splat
 
 from .arrows import parse_arrows, trajectories_to_arrows
 from .errors import InputError, check_choice
@@ -45,8 +45,8 @@ def animate(
         num_frames: frames of an animation by arrows, the unmoved image among them; trajectories tell it
             themselves.
         motion: with arrows, 'straight' predicts one flow, of which frame k moves its share, always from the
-            unmoved image: nothing accumulates. 'stepwise' predicts a flow on every new frame, from where the
-            arrows have arrived: things can turn, and blur in time.
+            unmoved image. 'stepwise' predicts a flow on every new frame, from where the arrows have arrived,
+            and follows it pixel by pixel: things can turn. Its frames too are made of the unmoved image.
         fill: 'nearest' repeats the nearest pixel that is known, 'inpaint' uses OpenCV's (Telea, 2004),
             'none' leaves holes black.
         color_order: see `CMPInferencer.encode`.
@@ -56,7 +56,8 @@ def animate(
         (H, W, 3) uint8 RGB frames, the image itself first.
 
     Raises:
-        InputError: wrong input; raised before the first frame.
+        InputError: wrong input; raised before the first frame. Only vectors beyond the codec, where they are
+            an error, are found after it.
     """
     check_choice('motion', motion, MOTIONS)
     check_choice('fill', fill, HOLE_FILLINGS)
@@ -141,12 +142,16 @@ def _stepwise(
     height, width = picture.shape[:2]
     arrows = arrows.clone()
     arrows[:, 2:] /= num_frames - 1
+    # How far each pixel of the unmoved image has come: moving the frame itself from step to step would
+    # round to whole pixels each time, and steps below half a pixel would never get anywhere.
+    total, frame = None, picture
     for _ in range(1, num_frames):
         x, y = arrows[:, 0].round(), arrows[:, 1].round()
         inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
         # What has left the picture pulls no more; once all has, the rest is still.
         if inside.any():
-            flow = inferencer.propagate(picture, arrows[inside], color_order='rgb')[0]
-            picture = splat_frame(picture, flow, fill)
+            flow = inferencer.propagate(frame, arrows[inside], color_order='rgb')
+            total = flow if total is None else total + backward_warp(flow, total)[0]
+            frame = splat_frame(picture, total[0], fill)
         arrows[:, :2] += arrows[:, 2:]
-        yield picture
+        yield frame

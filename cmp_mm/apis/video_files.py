@@ -56,9 +56,10 @@ def check_video_path(path: str | os.PathLike, fps: float) -> str:
     suffix = Path(path).suffix.lower()
     if suffix not in VIDEO_SUFFIXES:
         raise InputError(f'video {path} has the suffix {suffix!r}; expected {" or ".join(VIDEO_SUFFIXES)}')
-    fastest = 50 if suffix == '.gif' else 240
-    if not 0 < fps <= fastest:
-        raise InputError(f'fps is {fps}; expected above 0, at most {fastest} for a {suffix} file')
+    # A GIF counts hundredths of a second in 16 bits.
+    slowest, fastest = (0.002, 50) if suffix == '.gif' else (0.001, 240)
+    if not slowest <= fps <= fastest:
+        raise InputError(f'fps is {fps}; expected {slowest:g} to {fastest} for a {suffix} file')
     return suffix
 
 

@@ -34,6 +34,21 @@ def test_steps_follow_the_arrow(by_hand, image):
     np.testing.assert_array_equal(frames[4][: 45 - 4, 8:], image[4:, : 61 - 8])
 
 
+@pytest.mark.parametrize('total', [3, 7, 9])
+def test_steps_below_a_pixel_add_up(by_hand, total):
+    image = np.zeros((20, 40, 3), np.uint8)
+    image[8:12, 5:9] = 255
+    frames = list(
+        animate(
+            by_hand(shift), image, [(6, 9, total, 0)], num_frames=16, motion='stepwise', color_order='rgb'
+        )
+    )
+    left = [int(np.nonzero(frame.any((0, 2)))[0][0]) for frame in frames]
+    assert left[0] == 5 and left[-1] == 5 + total
+    steps = np.arange(16) * total / 15
+    assert np.abs(np.array(left) - 5 - steps).max() <= 0.5 + 1e-6
+
+
 def test_an_arrow_that_leaves_the_picture_ends(by_hand, image):
     network = by_hand(shift)
     frames = list(
@@ -140,7 +155,7 @@ def test_a_failing_source_leaves_no_file(frames, tmp_path, suffix):
 def test_wrong_video_settings(frames, tmp_path):
     for name, fps, message in (
         ('a.avi', 10, "'.avi'"),
-        ('a.gif', 60, 'at most 50'),
+        ('a.gif', 60, '0.002 to 50'),
         ('a.mp4', 0, 'fps is 0'),
     ):
         with pytest.raises(InputError, match=message):
