@@ -75,7 +75,7 @@ def decode_image(data: bytes, name: str = 'image') -> np.ndarray:
             image.load()
             # Both make a copy of an image that needs no change: up to 256 MB each.
             ImageOps.exif_transpose(image, in_place=True)
-            return np.array(image if image.mode == 'RGB' else image.convert('RGB'))
+            return np.array(image if image.mode == 'RGB' else _file_to_rgb(image, name))
     except _READ_ERRORS as error:
         if isinstance(error, InputError):
             raise
@@ -83,6 +83,18 @@ def decode_image(data: bytes, name: str = 'image') -> np.ndarray:
         if isinstance(error, Image.UnidentifiedImageError):
             reason = f'no format that is read ({", ".join(known)})'
         raise InputError(f'{name} is not a whole image file: {reason}') from None
+
+
+def _file_to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Like ``convert('RGB')``, which cuts 16-bit values off at 255 and so makes nearly all of them white."""
+    if image.mode.startswith('I;16'):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert('RGB')
+    if image.mode in ('I', 'F'):
+        raise InputError(
+            f'{name} has values of mode {image.mode!r}, whose range it does not tell; give an array and its '
+            'value_range'
+        )
+    return image.convert('RGB')
 
 
 def to_rgb_tensor(

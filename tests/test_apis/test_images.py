@@ -154,3 +154,19 @@ def test_damaged_files_give_an_image_or_an_error(data):
     content = content[: data.draw(st.integers(0, len(content)))]
     with contextlib.suppress(InputError):
         assert decode_image(bytes(content)).shape[2] == 3
+
+
+@pytest.mark.parametrize('suffix', ['png', 'tif'])
+def test_sixteen_bits_keep_their_shades(tmp_path, suffix):
+    shades = np.linspace(0, 65535, 256).round().astype(np.uint16)[None].repeat(4, 0)
+    cv2.imwrite(str(tmp_path / f'a.{suffix}'), shades)
+    read = read_image(tmp_path / f'a.{suffix}')
+    assert read.shape == (4, 256, 3) and read.dtype == np.uint8
+    assert np.array_equal(read[..., 0], shades >> 8) and np.array_equal(read[..., 1], read[..., 2])
+
+
+@pytest.mark.parametrize('mode', ['F', 'I'])
+def test_files_of_unknown_range_are_named(tmp_path, mode):
+    Image.new(mode, (8, 6)).save(tmp_path / 'a.tif')
+    with pytest.raises(InputError, match=f"values of mode '{mode}', whose range it does not tell"):
+        read_image(tmp_path / 'a.tif')
