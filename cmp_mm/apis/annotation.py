@@ -40,7 +40,7 @@ class PointAnnotator:
 
     Args:
         inferencer: the network.
-        image: see `CMPInferencer.encode`; it is encoded here, once.
+        image: see `CMPInferencer.encode`; it is encoded once.
         velocity: pixels the positive points are pulled by, in each of four directions.
         threshold: share of the strongest response above which a pixel belongs to the object.
         method: 'reference': mean of |flow| over the four flows and both channels, divided by its maximum.
@@ -51,6 +51,7 @@ class PointAnnotator:
         crop_size: side in pixels of the enlarged square; best the one the network was trained with.
         color_order: see `CMPInferencer.encode`.
         value_range: likewise.
+        encoded: the image as ``inferencer`` has encoded it already; None encodes it.
 
     Raises:
         InputError: an option or the image cannot be used.
@@ -67,6 +68,7 @@ class PointAnnotator:
         crop_size: int = 384,
         color_order: str | None = None,
         value_range: Sequence[float] | None = None,
+        encoded: EncodedImage | None = None,
     ) -> None:
         check_choice('method', method, tuple(SCORES))
         for name, value, fits, expected in (
@@ -86,7 +88,7 @@ class PointAnnotator:
         self.image = to_rgb_array(image, color_order, value_range)
         self.velocity, self.threshold, self.method = velocity, threshold, method
         self.zoom_factor, self.crop_size = zoom_factor, crop_size
-        self._encoded = inferencer.encode(self.image, color_order='rgb')
+        self._encoded = encoded or inferencer.encode(self.image, color_order='rgb')
 
     def mask(self, positive: Any, static: Any = ()) -> PointMask:
         """Segment what moves along with the positive points.
@@ -203,4 +205,5 @@ def _check_points(points: Any, name: str, size: tuple[int, int]) -> np.ndarray:
                 f'{name} point {number} is at x {x:g}, y {y:g}; expected finite numbers inside the image of '
                 f'{size[1]} x {size[0]} pixels (width x height)'
             )
-    return array
+    # Whole pixels, as the network takes them: a square cut out of the image then holds them or does not.
+    return array.round()

@@ -148,7 +148,8 @@ def _read_weights(path: str | os.PathLike, stride: int) -> tuple[dict | None, di
         except OfficialFormatError as error:
             raise CheckpointError(f'checkpoint {path}: {error}') from None
     else:
-        config = _plain_config((checkpoint.get('meta') or {}).get('model'))
+        meta = checkpoint.get('meta')
+        config = _plain_config(meta.get('model') if isinstance(meta, dict) else None)
     if all(key.startswith(('backbone.', 'neck.')) for key in state):
         raise CheckpointError(
             f'checkpoint {path} holds an image encoder alone; propagation needs the whole network it was '

@@ -12,6 +12,8 @@ _GAP = 4  # white pixels between the pictures of a panel
 _SHIFT = 4  # fixed-point digits of OpenCV's drawing functions: 1/16 pixel
 # Longer arrows than this tell nothing more, and OpenCV's drawing takes 32-bit coordinates.
 _FAR = 1e5
+# No picture is enlarged beyond this long side, however short the other one is.
+_LARGEST = 2048
 
 
 def enlarge(image: np.ndarray, zoom: int) -> np.ndarray:
@@ -20,8 +22,11 @@ def enlarge(image: np.ndarray, zoom: int) -> np.ndarray:
 
 
 def zoom_for(height: int, width: int, side: int = 320) -> int:
-    """The whole factor that brings the short side of a small picture to about ``side``; at least 1."""
-    return max(1, round(side / min(height, width)))
+    """The whole factor that brings the short side of a small picture to about ``side``; at least 1.
+
+    Less where the long side would come beyond 2048.
+    """
+    return max(1, min(round(side / min(height, width)), _LARGEST // max(height, width)))
 
 
 def draw_arrows(

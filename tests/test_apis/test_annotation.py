@@ -171,3 +171,11 @@ def test_overlays_leave_the_rest_alone(discs):
         assert drawn.shape == image.shape and drawn.dtype == np.uint8
         np.testing.assert_array_equal(drawn[~mask], image[~mask])
         assert (drawn[mask] != image[mask]).any(axis=1).all()
+
+
+def test_a_point_at_the_rim_of_the_square_is_in_it_or_not(inferencer):
+    annotator = PointAnnotator(
+        inferencer, np.zeros((200, 200, 3), np.uint8), zoom_factor=4, color_order='rgb'
+    )
+    for x in (74.4, 74.6, 75.4):
+        assert annotator.mask([(50, 50), (60, 60)], [(x, 60)]).mask.shape == (200, 200)

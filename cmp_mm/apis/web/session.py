@@ -151,16 +151,19 @@ class PageSession:
         """Make the flow of the arrows; returns a sentence on it.
 
         Raises:
-            InputError: no image or no arrows.
+            InputError: no image or no arrows, or they were changed meanwhile.
         """
-        image, rows = self._image(), self._rows()
+        image, rows, clicked = self._image(), self._rows(), list(self.arrows.items)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter('always')
             encoded = self._encoded or inferencer.encode(image, color_order='rgb')
             flow = flow_to_array(inferencer.propagate(encoded, rows))[0]
         if self.image is not image:
             raise InputError('another image was loaded meanwhile; its arrows are not clicked yet')
-        self._encoded, self.flow = encoded, flow
+        self._encoded = encoded
+        if self.arrows.items != clicked:
+            raise InputError('the arrows were changed meanwhile; propagate them again')
+        self.flow = flow
         speed = np.hypot(flow[..., 0], flow[..., 1])
         told = f'Mean motion {speed.mean():.3g} px, fastest {speed.max():.3g} px.'
         return ' '.join([told, *(f'Warning: {each.message}.' for each in caught)])
@@ -225,11 +228,20 @@ class PageSession:
     # Masks
 
     def prepare_masks(self, inferencer: CMPInferencer, **options) -> None:
-        """Take the options of a `PointAnnotator`; the points and objects there are stay."""
+        """Take the options of a `PointAnnotator`; the points and objects there are stay.
+
+        Raises:
+            InputError: no image, an option that cannot be used, or another image was loaded meanwhile.
+        """
         if self.annotation is not None and self._options == options:
             return
-        before = self.annotation
-        annotator = PointAnnotator(inferencer, self._image(), color_order='rgb', **options)
+        image = self._image()
+        # Encoded once for flow and masks: an encoding is many times the image.
+        encoded = self._encoded or inferencer.encode(image, color_order='rgb')
+        annotator = PointAnnotator(inferencer, image, color_order='rgb', encoded=encoded, **options)
+        if self.image is not image:
+            raise InputError('another image was loaded meanwhile; its points are not clicked yet')
+        before, self._encoded = self.annotation, encoded
         self.annotation, self._options = AnnotationSession(annotator), options
         if before is not None:
             self.annotation.clicks, self.annotation.objects = before.clicks, before.objects

@@ -182,3 +182,57 @@ def test_another_image_forgets_what_belonged_to_the_first(session, inferencer, i
     session.click_arrow(at(session, 29, 19), 'hold still')
     session.propagate(inferencer)
     assert session.flow.shape == (20, 30, 2)
+
+
+def draw(session, start, end):
+    for place in (start, end):
+        session.click_arrow(at(session, *place), 'draw arrow')
+
+
+def test_an_image_loaded_meanwhile_keeps_its_own_masks(session, inferencer, image, monkeypatch):
+    other = png(np.zeros((30, 20, 3), np.uint8))
+    encode = inferencer.encode
+
+    def slow(*args, **kwargs):
+        session.load(other, 4096)
+        return encode(*args, **kwargs)
+
+    monkeypatch.setattr(inferencer, 'encode', slow)
+    with pytest.raises(InputError, match='another image was loaded meanwhile'):
+        session.prepare_masks(inferencer)
+    assert session.annotation is None and session.mask_picture() is not None
+
+
+def test_arrows_clicked_meanwhile_get_no_flow_of_the_old_ones(session, inferencer, monkeypatch):
+    draw(session, (5, 5), (9, 5))
+    propagate = inferencer.propagate
+
+    def slow(*args, **kwargs):
+        draw(session, (20, 20), (20, 25))
+        return propagate(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inferencer, 'propagate', slow)
+        with pytest.raises(InputError, match='the arrows were changed meanwhile'):
+            session.propagate(inferencer)
+    assert session.flow is None and session.flow_files() is None
+    session.propagate(inferencer)
+    assert session.flow is not None
+
+
+def test_flow_and_masks_share_one_encoding(session, inferencer, monkeypatch):
+    calls, encode = [], inferencer.encode
+    monkeypatch.setattr(
+        inferencer, 'encode', lambda *args, **kwargs: calls.append(1) or encode(*args, **kwargs)
+    )
+    draw(session, (5, 5), (9, 5))
+    session.propagate(inferencer)
+    session.prepare_masks(inferencer)
+    session.prepare_masks(inferencer, threshold=0.3)
+    assert len(calls) == 1 and session.annotation is not None
+
+
+def test_an_image_of_a_few_pixels_stays_small():
+    session = PageSession()
+    session.load(png(np.zeros((3, 1024, 3), np.uint8)), 4096)
+    assert session.zoom == 2 and session.arrow_picture().shape == (6, 2048, 3)
