@@ -69,6 +69,36 @@ def test_inits(tool, tmp_path, monkeypatch):
             tool.parse_inits(texts)
 
 
+def arguments(config):
+    return Namespace(config=str(config), cfg_options={}, data_root=None, amp=False)
+
+
+def test_a_config_without_a_start_to_choose(tool):
+    config = ROOT / 'configs/cmp/cmp_resnet18-plain_quick-1xb16-800_pairs-96x96.py'
+    with pytest.raises(ValueError, match='its backbone has no init_cfg of type BackboneInit'):
+        tool.make_config(arguments(config), 'random', 0, 'fine-tuned')
+
+
+def test_each_seed_has_its_own_labelled_images(tool, tmp_path):
+    config = tmp_path / 'few.py'
+    base = CONFIGS / 'cmp_fcn_r18-3stages-d8_1xb8-1k_camvid-160x160.py'
+    config.write_text(f"_base_ = '{base}'\nlabelled_draws = [[3, 1], [2, 5]]\n")
+    for seed, indices in ((0, [3, 1]), (1, [2, 5]), (2, [3, 1])):
+        cfg = tool.make_config(arguments(config), 'random', seed, 'fine-tuned')
+        assert cfg.train_dataloader.dataset.indices == indices and 'labelled_draws' not in cfg
+
+
+def test_a_frozen_random_resnet_is_more_than_its_stem(tool):
+    config = CONFIGS / 'cmp_fcn_r50-d8_1xb8-1k_camvid-160x160.py'
+    cfg = tool.make_config(arguments(config), 'random', 0, 'frozen')
+    assert cfg.model.backbone.zero_init_residual is False
+
+
+def test_shares_are_shown_to_their_fourth_digit(tool):
+    row = dict(mode='fine-tuned', init='a', mean=0.32, std=0.002, values=[0.318, 0.322, 0.32])
+    assert '| 0.3200 ± 0.0020 | 0.3180, 0.3220, 0.3200 |' in tool.render_table([row], 'coco/AP')
+
+
 def test_no_seed_is_refused(tool, monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', ['compare_inits', 'config.py', '--seeds', '0'])
     with pytest.raises(SystemExit):

@@ -59,7 +59,11 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--out', type=Path, help='default: work_dirs/compare_inits/CONFIG')
     parser.add_argument('--data-root', help='data root of every data set in the config')
-    parser.add_argument('--metric', help='key of the validation log; default by package: mIoU, coco/AP, ...')
+    parser.add_argument(
+        '--metric',
+        help='key of the validation log; default: what the config saves its best checkpoint by, or by '
+        'package mIoU, coco/AP, ...',
+    )
     parser.add_argument('--amp', action='store_true', help='as for tools/train.py')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, default={}, help='as for tools/train.py'
@@ -119,6 +123,9 @@ def freeze(cfg: Config) -> None:
     backbone = cfg.model.backbone
     if backbone.type not in ALL_STAGES:
         raise ValueError(f'--frozen knows {", ".join(ALL_STAGES)}; the backbone is {backbone.type}')
+    if backbone.type == 'ResNet':
+        # Zeros at the end of each block would stay there, and a random backbone be its stem and shortcuts.
+        backbone.zero_init_residual = False
     backbone.frozen_stages = min(ALL_STAGES[backbone.type], backbone.get('num_stages', 7))
     head = cfg.model.get('decode_head')
     if head and head.type == 'FCNHead':
@@ -127,10 +134,26 @@ def freeze(cfg: Config) -> None:
 
 
 def make_config(args: argparse.Namespace, source: str, seed: int, mode: str) -> Config:
-    """The config of one run."""
+    """The config of one run.
+
+    A list ``labelled_draws`` in the config holds the indices of the training images, seed by seed.
+
+    Raises:
+        ValueError: the backbone has no ``BackboneInit`` to choose a start by.
+    """
     cfg = launch.load_config(args.config, args.cfg_options, args.data_root)
-    cfg.model.backbone.init_cfg.source = source
+    start = (cfg.get('model') or {}).get('backbone', {}).get('init_cfg')
+    if not isinstance(start, dict) or 'source' not in start:
+        raise ValueError(
+            f'{args.config}: its backbone has no init_cfg of type BackboneInit; expected a config of '
+            'configs/downstream'
+        )
+    start.source = source
     cfg.randomness = dict(seed=seed)
+    # Of few labelled images which ones they are matters: each seed may have its own.
+    draws = cfg.pop('labelled_draws', None)
+    if draws:
+        cfg.train_dataloader.dataset.indices = draws[seed % len(draws)]
     if args.amp:
         launch.use_amp(cfg)
     if mode == 'frozen':
@@ -194,10 +217,12 @@ def summarize(results: Iterable[dict]) -> list[dict]:
 def render_table(rows: list[dict], metric: str) -> str:
     """Markdown: mean and standard deviation over the seeds, and every value."""
     lines = [f'| training | initialisation | {metric} | runs |', '| --- | --- | --- | --- |']
+    # Shares, as mmpose's, need two digits more than percent.
+    digits = 4 if all(abs(value) <= 1 for row in rows for value in row['values']) else 2
     for row in rows:
-        spread = f' ± {row["std"]:.2f}' if row['std'] is not None else ''
-        values = ', '.join(f'{value:.2f}' for value in row['values'])
-        lines.append(f'| {row["mode"]} | {row["init"]} | {row["mean"]:.2f}{spread} | {values} |')
+        spread = f' ± {row["std"]:.{digits}f}' if row['std'] is not None else ''
+        values = ', '.join(f'{value:.{digits}f}' for value in row['values'])
+        lines.append(f'| {row["mode"]} | {row["init"]} | {row["mean"]:.{digits}f}{spread} | {values} |')
     return '\n'.join(lines) + '\n'
 
 
@@ -251,7 +276,9 @@ def main() -> int:
     except (ValueError, OSError, ImportError) as error:
         print(f'compare_inits: {error}', file=sys.stderr)
         return 2
-    metric = args.metric or METRICS.get(base.get('default_scope'))
+    best = (base.get('default_hooks') or {}).get('checkpoint', {}).get('save_best')
+    named = best if isinstance(best, str) and best != 'auto' else None
+    metric = args.metric or named or METRICS.get(base.get('default_scope'))
     if metric is None:
         print(
             f'compare_inits: name the --metric; scope {base.get("default_scope")!r} has none', file=sys.stderr
