@@ -127,7 +127,8 @@ def test_each_initialisation_gets_the_rate_that_is_best_on_images_kept_out(tools
         lr, trained = cfg.optim_wrapper.optimizer.lr, cfg.train_dataloader.dataset
         kept_out = cfg.val_dataloader.dataset.get('split') == 'train'
         scores = dict(random=50 if lr == 0.01 else 40, cmp=60 if (lr == 0.001) == kept_out else 30)
-        calls.append((lr, sorted(backbones), seeds, list(trained.indices), cfg.val_dataloader.dataset))
+        draws = cfg.get('labelled_draws')
+        calls.append((lr, sorted(backbones), seeds, list(trained.indices), cfg.val_dataloader.dataset, draws))
         summary = [dict(mode='fine-tuned', init=b, mean=scores[b], std=None, values=[]) for b in backbones]
         return dict(summary=summary, runs=[], metric='mIoU')
 
@@ -143,21 +144,23 @@ def test_each_initialisation_gets_the_rate_that_is_best_on_images_kept_out(tools
     ]
     assert report['tried'] == {0.01: dict(random=50, cmp=30), 0.001: dict(random=40, cmp=60)}
     first, second, *final = calls
-    for _lr, names, seeds, indices, validation in (first, second):
+    drawn = [np.random.default_rng(seed).permutation(40)[:10].tolist() for seed in range(3)]
+    for _lr, names, seeds, indices, validation, _ in (first, second):
         assert (names, seeds, len(indices), len(validation.indices)) == (['cmp', 'random'], 1, 8, 2)
-        assert sorted([*indices, *validation.indices]) == list(range(10))
+        assert sorted([*indices, *validation.indices]) == sorted(drawn[0])
         assert validation.pipeline[-1].type == 'PackSegInputs' and validation.pipeline[2].type != 'RandomCrop'
     assert [call[:4] for call in final] == [
-        (0.01, ['random'], 3, list(range(10))),
-        (0.001, ['cmp'], 3, list(range(10))),
+        (0.01, ['random'], 3, drawn[0]),
+        (0.001, ['cmp'], 3, drawn[0]),
     ]
+    assert [call[5] for call in final] == [drawn, drawn]
     assert all(call[4].split == 'val' and 'indices' not in call[4] for call in final)
     with pytest.raises(ValueError, match='--labels 4: expected 5 or more'):
         transfer.compare(args, '4', 40, dict(random=['random']))
     args.lr = [0.01]
     calls.clear()
     assert transfer.compare(args, 'all', 40, dict(random=['random']))['tried'] == {}
-    assert len(calls) == 1 and calls[0][3] == list(range(40))
+    assert len(calls) == 1 and calls[0][3] == list(range(40)) and calls[0][5] is None
 
 
 def test_pose_is_in_percent_and_chooses_its_rate_by_points_alone(tools):
@@ -304,3 +307,27 @@ def test_a_wrong_folder_is_one_line(tools, tmp_path, monkeypatch, capsys, name):
     assert tools[name].main() == 1
     error = capsys.readouterr().err.strip()
     assert '\n' not in error and 'video2pairs.py' in error
+
+
+@pytest.mark.parametrize('size', [(160, 213), (161, 200), (96, 95)])
+def test_labels_are_read_where_the_features_look(need_probe, size):
+    """Cells of a padded convolution of stride s are centred on pixels 0, s, 2s, ..."""
+    rng = np.random.default_rng(0)
+    image = np.repeat(rng.integers(0, 256, (*size, 1), dtype=np.uint8), 3, axis=2)
+    labels = image[..., 0] // 64
+
+    def at_every(stride):
+        convolution = torch.nn.Conv2d(3, 1, 3, stride, padding=1, bias=False)
+        with torch.no_grad():
+            convolution.weight.zero_()
+            convolution.weight[0, :, 1, 1] = torch.tensor(need_probe.FlowDataPreprocessor().std).flatten() / 3
+        return convolution
+
+    convolutions = [at_every(stride) for stride in (4, 8, 8)]
+    stages = need_probe.describe(
+        lambda planes: [one(planes) for one in convolutions], [(image, labels)], 4, ''
+    )
+    mean = need_probe.FlowDataPreprocessor().mean.mean()
+    for (found,), stride in zip(stages, (4, 8, 8), strict=True):
+        assert len(found['x']) == -(-size[0] // stride) * -(-size[1] // stride)
+        assert torch.equal((found['x'][:, 0] + mean).round().long() // 64, found['y'])

@@ -13,6 +13,7 @@ OUT/probe.{md,json,png} are the result.
 
 import argparse
 import json
+import math
 import statistics
 import sys
 from pathlib import Path
@@ -92,13 +93,10 @@ def describe(model: ResNet, images: list, classes: int, name: str) -> list[list[
     for image, labels in tqdm(images, desc=name, unit='image', leave=False):
         for stage, features in enumerate(model(normalized(image))):
             rows, columns = features.shape[-2:]
-            y = np.minimum(
-                ((np.arange(rows) + 0.5) * labels.shape[0] / rows).astype(int), labels.shape[0] - 1
-            )
-            x = np.minimum(
-                ((np.arange(columns) + 0.5) * labels.shape[1] / columns).astype(int), labels.shape[1] - 1
-            )
-            target = torch.from_numpy(labels[y][:, x].reshape(-1).astype(np.int64))
+            # Padded convolutions centre cell i of a map of stride s on pixel s * i, not on the cell's middle.
+            stride = 2 ** round(math.log2(labels.shape[0] / rows))
+            at = labels[: rows * stride : stride, : columns * stride : stride]
+            target = torch.from_numpy(at.reshape(-1).astype(np.int64))
             flat = features[0].flatten(1).T
             known = target < classes
             found[stage].append(dict(x=flat[known], y=target[known]))

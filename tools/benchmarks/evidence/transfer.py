@@ -64,7 +64,11 @@ def parse_args() -> argparse.Namespace:
         help="of the fine-tuning's AdamW; of several, each initialisation gets the one that is best on a "
         'fifth of the labelled images, kept out of training for that (default: %(default)s)',
     )
-    parser.add_argument('--frozen', action='store_true', help='also one linear layer on the frozen backbone')
+    parser.add_argument(
+        '--frozen',
+        action='store_true',
+        help='also one linear layer on the frozen backbone, at the rate chosen for fine-tuning',
+    )
     parser.add_argument('--out', type=Path, required=True)
     return parser.parse_args()
 
@@ -146,7 +150,8 @@ def compare(args: argparse.Namespace, labels: str, total: int, backbones: dict[s
 
     Every rate is tried once, seed 0, with a fifth of the labelled images kept out of training; the one that
     is best on these is used for all seeds, now with all of the labelled images. The validation split has no
-    say in it.
+    say in it. Seed ``i`` has draw ``i`` of the labelled images, at random; frozen rows have the rate that
+    fine-tuning chose.
 
     Args:
         args: the command line.
@@ -164,22 +169,32 @@ def compare(args: argparse.Namespace, labels: str, total: int, backbones: dict[s
     """
     out = args.out / f'labels-{labels}'
     number = total if labels == 'all' else min(int(labels), total)
+    draws = [list(range(total))]
+    if number < total:
+        draws = [
+            np.random.default_rng(seed).permutation(total)[:number].tolist() for seed in range(args.seeds)
+        ]
     chosen, tried = dict.fromkeys(backbones, args.lr[0]), {}
     if len(args.lr) > 1:
         if number < 5:
             raise ValueError(
                 f'--labels {labels}: expected 5 or more to choose one of several --lr by a fifth'
             )
-        order = np.random.default_rng(0).permutation(number).tolist()
+        # In an order of its own: all images, as they come, are the scenes one after the other.
+        order = np.random.default_rng(0).permutation(draws[0]).tolist()
         parts = order[number // 5 :], order[: number // 5]
+        fine_tuned = argparse.Namespace(**{**vars(args), 'frozen': False})
         for lr in args.lr:
-            report = compare_inits(args, task_config(args, lr, *parts), backbones, 1, out / f'try-{lr:g}')
-            tried[lr] = {row['init']: row['mean'] for row in report['summary'] if row['mode'] == 'fine-tuned'}
+            cfg = task_config(args, lr, *parts)
+            report = compare_inits(fine_tuned, cfg, backbones, 1, out / f'try-{lr:g}')
+            tried[lr] = {row['init']: row['mean'] for row in report['summary']}
         chosen = {name: max(args.lr, key=lambda lr: tried[lr][name]) for name in backbones}
     summary, runs = [], []
     for lr in dict.fromkeys(chosen.values()):
         some = {name: backbones[name] for name in backbones if chosen[name] == lr}
-        cfg = task_config(args, lr, list(range(number)), None)
+        cfg = task_config(args, lr, draws[0], None)
+        if number < total:
+            cfg.labelled_draws = draws
         report = compare_inits(args, cfg, some, args.seeds, out / f'lr-{lr:g}')
         summary += [dict(row, lr=lr) for row in report['summary']]
         runs += [dict(run, lr=lr) for run in report['runs']]
