@@ -1,5 +1,5 @@
-# The same for longer, for a backbone to go on with: twenty minutes to an hour where the other one takes minutes.
-# It propagates better, and its backbone gains more. Figures are in tools/benchmarks/evidence.
+# The same for longer, for a backbone to go on with: half an hour where the other one takes minutes. It
+# propagates better, and its backbone gains more. Figures are in tools/benchmarks/evidence.
 _base_ = './cmp_resnet18-plain_quick-1xb16-800_pairs-96x96.py'
 
 max_iters = 3000
