@@ -8,7 +8,7 @@ import torch
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from mmengine.visualization import Visualizer
 from torch.utils.data import DataLoader
 
@@ -105,10 +105,12 @@ class FlowVisualizationHook(Hook):
     ) -> None:
         if not is_main_process():
             return
+        # Where nothing trains, runner.iter would build the training loop and read its whole data set.
+        step = runner.iter if isinstance(runner._train_loop, BaseLoop) else 0
         for number, sample in enumerate(outputs):
             if self._seen in self._wanted:
                 name = f'{mode}_{self._wanted[self._seen]}'
-                self._draw(runner.visualizer, name, data_batch, number, sample, runner.iter)
+                self._draw(runner.visualizer, name, data_batch, number, sample, step)
             self._seen += 1
 
     @staticmethod

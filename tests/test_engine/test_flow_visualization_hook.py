@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.model import BaseModel
+from mmengine.runner import IterBasedTrainLoop
 from torch import nn
 
 from cmp_mm.engine import FlowVisualizationHook
@@ -54,7 +55,9 @@ def runner():
     model = FakeModel()
     model.train()
     model.frozen.eval()
-    return SimpleNamespace(iter=0, model=model, visualizer=Recorder())
+    # One that has begun to train; before, it holds the loop's config.
+    loop = object.__new__(IterBasedTrainLoop)
+    return SimpleNamespace(iter=0, model=model, visualizer=Recorder(), _train_loop=loop)
 
 
 def test_every_interval(runner):
@@ -106,6 +109,16 @@ def test_images_from_all_over_the_set(runner, mode):
             getattr(hook, f'after_{mode}_iter')(runner, index, batch, batch['data_samples'])
     names = [(name, step, image[0, 0, 1]) for name, step, image, _ in runner.visualizer.pictures]
     assert names == [(f'{mode}_{number}', 50, place) for number, place in enumerate((0, 3, 6))] * 2
+
+
+def test_a_test_alone_builds_no_training(runner):
+    hook, runner.test_dataloader = FlowVisualizationHook(num_val=1), SimpleNamespace(dataset=range(1))
+    runner._train_loop = dict(type='IterBasedTrainLoop')
+    del runner.iter  # mmengine's would build the loop, and read the training set
+    hook.before_test_epoch(runner)
+    batch = make_batch(1)
+    hook.after_test_iter(runner, 0, batch, batch['data_samples'])
+    assert [(name, step) for name, step, *_ in runner.visualizer.pictures] == [('test_0', 0)]
 
 
 def test_fewer_images_than_wanted(runner):

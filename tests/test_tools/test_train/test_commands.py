@@ -143,6 +143,8 @@ def test_the_usual_options_and_a_run_elsewhere(tool, tiny_config, pairs_root, tm
     assert 4 <= first['guidance_points'] < 100 and first['loss'] > 0
     show, out = tmp_path / 'show', tmp_path / 'metrics.json'
     options = ['--work-dir', work, '--out', out, '--show-dir', show, '--show-number', '3']
+    # A test reads the test set alone.
+    options += ['--data-root', data, '--cfg-options', 'train_dataloader.dataset.data_root=nowhere']
     code, output = tool('test.py', tiny_config, work / 'iter_2.pth', *options)
     assert code == 0, output
     metrics = json.loads(out.read_text())
