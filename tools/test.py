@@ -14,7 +14,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import CheckpointLoader, Runner
 
 from cmp_mm.downstream import check_config
-from cmp_mm.engine import check_weights_fit, launch, state_dict_of, write_durably
+from cmp_mm.engine import check_weights_fit, launch, run_config, state_dict_of, write_durably
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -37,7 +37,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=launch.ConfigOptions,
+        action=run_config.ConfigOptions,
         metavar='KEY=VALUE',
         help='change settings of the config, such as test_dataloader.batch_size=8 or a.b="[1,2]"',
     )
@@ -50,13 +50,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> dict:
     """Evaluate; returns the metrics."""
     args = parse_args(argv)
-    cfg = launch.load_config(args.config, args.cfg_options, args.data_root, ('test',))
+    cfg = run_config.load_config(args.config, args.cfg_options, args.data_root, ('test',))
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or launch.default_work_dir(args.config)
     cfg.load_from, cfg.resume = args.checkpoint, False
     if cfg.get('test_dataloader') is None:
-        raise launch.UsageError(f'config {args.config} has no test_dataloader')
-    launch.show_predictions(cfg, args.show_dir, args.show_number)
-    launch.require_data(cfg, ('test',))
+        raise run_config.UsageError(f'config {args.config} has no test_dataloader')
+    run_config.show_predictions(cfg, args.show_dir, args.show_number)
+    run_config.require_data(cfg, ('test',))
     check_config(cfg, ('test',))
     launch.drop_missing_backends(cfg)
     launch.start_processes(cfg, args.launcher, args.local_rank)

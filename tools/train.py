@@ -15,7 +15,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from cmp_mm.downstream import check_config
-from cmp_mm.engine import launch
+from cmp_mm.engine import launch, run_config
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -46,7 +46,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=launch.ConfigOptions,
+        action=run_config.ConfigOptions,
         metavar='KEY=VALUE',
         help='change settings of the config, such as train_dataloader.batch_size=8 or a.b="[1,2]"',
     )
@@ -59,7 +59,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Train."""
     args = parse_args(argv)
-    cfg = launch.load_config(args.config, args.cfg_options, args.data_root)
+    cfg = run_config.load_config(args.config, args.cfg_options, args.data_root)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or launch.default_work_dir(args.config)
     if args.no_validate:
         cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
     splits = ('train',) if args.no_validate else ('train', 'val')
-    launch.require_data(cfg, splits)
+    run_config.require_data(cfg, splits)
     check_config(cfg, splits)
     launch.drop_missing_backends(cfg)
     launch.start_processes(cfg, args.launcher, args.local_rank)

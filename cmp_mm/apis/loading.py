@@ -13,7 +13,7 @@ from mmengine.config import Config
 import cmp_mm
 from cmp_mm import models
 from cmp_mm.engine import CheckpointError, check_weights_fit, load_checkpoint_file, state_dict_of
-from cmp_mm.engine.launch import load_config
+from cmp_mm.engine.run_config import load_config
 from cmp_mm.models import CMP
 from cmp_mm.models.official import OfficialFormatError, convert_official
 from cmp_mm.registry import MODELS

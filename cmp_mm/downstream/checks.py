@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cmp_mm.compat import INSTALL_COMMANDS, installed_version, version_tuple
-from cmp_mm.engine.launch import UsageError
+from cmp_mm.engine.run_config import UsageError
 
 # module: (distribution, first version, first version not taken)
 PACKAGES = {

@@ -16,8 +16,8 @@ from cmp_mm.registry import MODELS, TASK_UTILS
 
 from .checkpoint_files import write_durably
 from .checkpoint_loading import CheckpointError, load_checkpoint_file, state_dict_of
-from .launch import UsageError
 from .plain_state import to_plain
+from .run_config import UsageError
 
 PREFIX = 'backbone.'
 LAYOUTS = ('mmengine', 'torchvision', 'safetensors')

@@ -4,7 +4,7 @@ import pytest
 
 from cmp_mm.downstream import check_config, check_data, check_package, checks
 from cmp_mm.downstream.checks import check_import
-from cmp_mm.engine import launch
+from cmp_mm.engine import run_config
 
 
 def one_line(error) -> str:
@@ -145,8 +145,10 @@ def test_a_config_whose_imports_fail_names_what_is_missing(tmp_path, monkeypatch
     (tmp_path / 'half_a_module.py').write_text('import no_such_requirement')
     (tmp_path / 'config.py').write_text("custom_imports = dict(imports=['half_a_module'])")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(launch.UsageError, match="config.py cannot .* No module named 'no_such_req") as error:
-        launch.load_config(str(tmp_path / 'config.py'))
+    with pytest.raises(
+        run_config.UsageError, match="config.py cannot .* No module named 'no_such_req"
+    ) as error:
+        run_config.load_config(str(tmp_path / 'config.py'))
     one_line(error)
     text = (
         'from cmp_mm.downstream.checks import PackageError\n'
@@ -154,6 +156,6 @@ def test_a_config_whose_imports_fail_names_what_is_missing(tmp_path, monkeypatch
     )
     (tmp_path / 'packaged.py').write_text(text)
     (tmp_path / 'config.py').write_text("custom_imports = dict(imports=['packaged'])")
-    with pytest.raises(launch.UsageError) as error:
-        launch.load_config(str(tmp_path / 'config.py'))
+    with pytest.raises(run_config.UsageError) as error:
+        run_config.load_config(str(tmp_path / 'config.py'))
     assert one_line(error) == 'mmx is missing: pip'

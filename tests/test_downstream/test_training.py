@@ -15,7 +15,7 @@ from mmengine.visualization import Visualizer
 from cmp_mm.datasets.puppets.figure import KEYPOINT_NAMES
 from cmp_mm.datasets.puppets.render_set import render_set
 from cmp_mm.datasets.puppets.writer import ClipSettings
-from cmp_mm.engine import launch
+from cmp_mm.engine import run_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'downstream'
 
@@ -156,7 +156,7 @@ def test_pose_of_puppets_trains_and_is_measured(tmp_path, need, three_stages_fil
     root = tmp_path / 'puppets'
     render_set(root, ClipSettings(0, 2, 96, 128, 'flo'), clips=6, val_share=0.4)
     name = 'cmp_td-hm_res18-3stages_1xb8-1k_puppets-128x96.py'
-    cfg = launch.load_config(str(CONFIGS / 'mmpose' / name), {}, str(root))
+    cfg = run_config.load_config(str(CONFIGS / 'mmpose' / name), {}, str(root))
     cfg.train_cfg.update(max_iters=2, val_interval=2)
     cfg.model.backbone.init_cfg.source = str(three_stages_file)
     cfg.train_dataloader.batch_size = 2

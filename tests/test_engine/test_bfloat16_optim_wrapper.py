@@ -7,7 +7,7 @@ from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from cmp_mm.engine import Bfloat16OptimWrapper, computes_in_bfloat16, launch
+from cmp_mm.engine import Bfloat16OptimWrapper, computes_in_bfloat16, launch, run_config
 from cmp_mm.registry import OPTIM_WRAPPERS
 
 
@@ -81,7 +81,7 @@ def test_other_packages_configs_find_it():
 def test_amp_for_mmpose_is_refused_before_it_fails(monkeypatch):
     monkeypatch.setattr(launch, 'get_device', lambda: 'cpu')
     cfg = Config(dict(default_scope='mmpose', optim_wrapper=dict(optimizer=dict(type='Adam'))))
-    with pytest.raises(launch.UsageError, match='numpy does not know'):
+    with pytest.raises(run_config.UsageError, match='numpy does not know'):
         launch.use_amp(cfg)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from cmp_mm.engine import launch
+from cmp_mm.engine import launch, run_config
 
 QUICK = Path(__file__).parents[2] / 'configs/cmp/cmp_resnet18-plain_quick-1xb16-800_pairs-96x96.py'
 WORKER = 'DataLoader worker (pid 7) is killed by signal: Killed. '
@@ -81,13 +81,13 @@ def test_a_forked_worker_that_loses_the_main_process_adds_no_traceback(capfd, er
     ],
 )
 def test_options_that_do_not_fit_are_one_line(options, message):
-    with pytest.raises(launch.UsageError, match=message):
-        launch.load_config(str(QUICK), options)
+    with pytest.raises(run_config.UsageError, match=message):
+        run_config.load_config(str(QUICK), options)
 
 
 def test_an_option_without_a_value_is_an_error_of_usage(capsys):
     parser = argparse.ArgumentParser()
-    parser.add_argument('--cfg-options', nargs='+', action=launch.ConfigOptions)
+    parser.add_argument('--cfg-options', nargs='+', action=run_config.ConfigOptions)
     assert parser.parse_args(['--cfg-options', 'a.b=3', 'c=[1,2]']).cfg_options == {'a.b': 3, 'c': [1, 2]}
     with pytest.raises(SystemExit):
         parser.parse_args(['--cfg-options', 'a.b=3', 'train_cfg.max_iters'])
@@ -101,10 +101,10 @@ def test_a_data_root_is_for_the_splits_that_are_read():
             test_dataloader=dict(dataset=dict(type='ImageFlowDataset', data_root='a')),
         )
     )
-    launch.set_data_root(cfg, 'b', ('test',))
+    run_config.set_data_root(cfg, 'b', ('test',))
     assert cfg.test_dataloader.dataset.data_root == 'b'
-    with pytest.raises(launch.UsageError, match='the train set has sources'):
-        launch.set_data_root(cfg, 'b')
+    with pytest.raises(run_config.UsageError, match='the train set has sources'):
+        run_config.set_data_root(cfg, 'b')
 
 
 @pytest.mark.parametrize(
@@ -118,22 +118,22 @@ def test_a_data_root_is_for_the_splits_that_are_read():
 )
 def test_pictures_are_asked_for_as_each_package_does(kind, switch):
     cfg = Config(dict(default_hooks=dict(visualization=dict(type=kind)), visualizer=dict(type='Any')))
-    launch.show_predictions(cfg, 'shown', None)
+    run_config.show_predictions(cfg, 'shown', None)
     assert cfg.default_hooks.visualization == dict(type=kind, **switch)
     assert cfg.visualizer.save_dir == 'shown'
     if kind == 'FlowVisualizationHook':
-        launch.show_predictions(cfg, None, 7)
+        run_config.show_predictions(cfg, None, 7)
         assert cfg.default_hooks.visualization.num_val == 7
-        with pytest.raises(launch.UsageError, match='--show-number is -1'):
-            launch.show_predictions(cfg, None, -1)
+        with pytest.raises(run_config.UsageError, match='--show-number is -1'):
+            run_config.show_predictions(cfg, None, -1)
     else:
-        with pytest.raises(launch.UsageError, match='does not choose images'):
-            launch.show_predictions(cfg, None, 7)
+        with pytest.raises(run_config.UsageError, match='does not choose images'):
+            run_config.show_predictions(cfg, None, 7)
 
 
 def test_pictures_of_a_config_that_draws_none():
-    with pytest.raises(launch.UsageError, match='--show-dir: no hook'):
-        launch.show_predictions(Config(dict(default_hooks={})), 'shown', None)
+    with pytest.raises(run_config.UsageError, match='--show-dir: no hook'):
+        run_config.show_predictions(Config(dict(default_hooks={})), 'shown', None)
 
 
 @pytest.mark.parametrize('launcher', ['mpi', 'slurm'])
@@ -141,7 +141,7 @@ def test_launchers_outside_their_environment(monkeypatch, launcher):
     monkeypatch.setattr(launch, 'get_device', lambda: 'cuda')
     for name in ('OMPI_COMM_WORLD_LOCAL_RANK', 'SLURM_PROCID'):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(launch.UsageError, match=f'--launcher {launcher}: .* not set; start by'):
+    with pytest.raises(run_config.UsageError, match=f'--launcher {launcher}: .* not set; start by'):
         launch.start_processes(Config(), launcher)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from cmp_mm.datasets.puppets.render_set import render_set
 from cmp_mm.datasets.puppets.writer import ClipSettings
-from cmp_mm.engine import launch
+from cmp_mm.engine import run_config
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'visualization' / 'browse_dataset.py'
 CONFIG = """
@@ -58,11 +58,11 @@ def test_pictures_of_the_pipeline(main, config, tmp_path, capsys):
 
 def test_bad_input_is_one_line(main, config, tmp_path):
     common = [str(config / 'config.py'), '--out', str(tmp_path), '--data-root']
-    with pytest.raises(launch.UsageError, match='no such file'):
+    with pytest.raises(run_config.UsageError, match='no such file'):
         main([*common, str(tmp_path)])
-    with pytest.raises(launch.UsageError, match='no val_dataloader'):
+    with pytest.raises(run_config.UsageError, match='no val_dataloader'):
         main([*common, str(config / 'puppets'), '--split', 'val'])
-    with pytest.raises(launch.UsageError, match='max_radius is -1'):
+    with pytest.raises(run_config.UsageError, match='max_radius is -1'):
         main([*common, str(config / 'puppets'), '--max-radius', '-1'])
     with pytest.raises(SystemExit):
         main([*common, str(config / 'puppets'), '--number', '0'])

@@ -31,7 +31,7 @@ from mmengine.config import Config, DictAction
 
 import cmp_mm
 from cmp_mm.downstream import check_config
-from cmp_mm.engine import launch, read_curve, write_durably
+from cmp_mm.engine import launch, read_curve, run_config, write_durably
 
 ROOT = Path(__file__).resolve().parents[2]
 METRICS = {'mmseg': 'mIoU', 'mmpose': 'coco/AP', 'mmdet': 'coco/segm_mAP'}
@@ -141,7 +141,7 @@ def make_config(args: argparse.Namespace, source: str, seed: int, mode: str) -> 
     Raises:
         ValueError: the backbone has no ``BackboneInit`` to choose a start by.
     """
-    cfg = launch.load_config(args.config, args.cfg_options, args.data_root)
+    cfg = run_config.load_config(args.config, args.cfg_options, args.data_root)
     start = (cfg.get('model') or {}).get('backbone', {}).get('init_cfg')
     if not isinstance(start, dict) or 'source' not in start:
         raise ValueError(

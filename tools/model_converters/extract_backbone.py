@@ -13,7 +13,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from cmp_mm.engine import CheckpointError, export, launch, load_checkpoint_file
+from cmp_mm.engine import CheckpointError, export, launch, load_checkpoint_file, run_config
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     checkpoint = load_checkpoint_file(args.checkpoint, 'cpu')
     try:
-        model = launch.load_config(args.config).model if args.config else export.model_config(checkpoint)
+        model = run_config.load_config(args.config).model if args.config else export.model_config(checkpoint)
         weights = export.select_backbone(export.select_weights(checkpoint, args.raw))
         if model is None:
             raise CheckpointError('it does not say of which model it is; add --config CONFIG')

@@ -12,7 +12,15 @@ from pathlib import Path
 
 import yaml
 
-from cmp_mm.engine import CheckpointError, export, launch, load_checkpoint_file, state_dict_of, write_durably
+from cmp_mm.engine import (
+    CheckpointError,
+    export,
+    launch,
+    load_checkpoint_file,
+    run_config,
+    state_dict_of,
+    write_durably,
+)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -42,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     checkpoint = load_checkpoint_file(args.checkpoint, 'cpu')
     try:
-        model = launch.load_config(args.config).model if args.config else export.model_config(checkpoint)
+        model = run_config.load_config(args.config).model if args.config else export.model_config(checkpoint)
         if model is None:
             raise CheckpointError('it does not say of which model it is; add --config CONFIG')
         module = export.build_module(model, trusted=bool(args.config))

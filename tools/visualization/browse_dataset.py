@@ -14,7 +14,7 @@ from mmengine.config import DictAction
 from mmengine.registry import init_default_scope
 from tqdm import tqdm
 
-from cmp_mm.engine import launch
+from cmp_mm.engine import launch, run_config
 from cmp_mm.registry import DATASETS
 from cmp_mm.visualization import FlowVisualizer
 
@@ -53,11 +53,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw."""
     args = parse_args(argv)
-    cfg = launch.load_config(args.config, args.cfg_options, args.data_root)
+    cfg = run_config.load_config(args.config, args.cfg_options, args.data_root)
     loader = cfg.get(f'{args.split}_dataloader')
     if loader is None:
-        raise launch.UsageError(f'config {args.config} has no {args.split}_dataloader')
-    launch.require_data(cfg, (args.split,))
+        raise run_config.UsageError(f'config {args.config} has no {args.split}_dataloader')
+    run_config.require_data(cfg, (args.split,))
     init_default_scope(cfg.get('default_scope') or 'cmp_mm')
     drawing = cfg.get('visualizer') or {}
     settings = {key: drawing[key] for key in ('max_radius', 'arrow_scale') if key in drawing}
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         visualizer = FlowVisualizer(**settings)
     except ValueError as error:
-        raise launch.UsageError(str(error)) from None
+        raise run_config.UsageError(str(error)) from None
     dataset = DATASETS.build(loader.dataset)
     dataset.full_init()
     args.out.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from transfer import SEGMENTATION, plot
 
 from cmp_mm.downstream import check_config
-from cmp_mm.engine import launch, load_checkpoint_file, state_dict_of, write_durably
+from cmp_mm.engine import load_checkpoint_file, run_config, state_dict_of, write_durably
 from cmp_mm.models import FlowDataPreprocessor, ResNet
 
 STAGES = ('layer1', 'layer2', 'layer3')
@@ -186,7 +186,7 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     try:
         cfg = Config.fromfile(ROOT / SEGMENTATION[args.task])
-        launch.set_data_root(cfg, args.data_root)
+        run_config.set_data_root(cfg, args.data_root)
         check_config(cfg)
         trained = pretrain_all(args)
         inits: dict[str, list[str | None]] = {'random': [None] * args.seeds}

@@ -24,7 +24,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from recipes import ROOT, add_pairs, add_recipes, add_scale, chosen_pairs, pretrain_all
 
 from cmp_mm.downstream import check_config
-from cmp_mm.engine import launch, write_durably
+from cmp_mm.engine import run_config, write_durably
 
 SEGMENTATION = {
     name: f'configs/downstream/mmseg/cmp_fcn_r18-3stages-d8_1xb8-1k_{name}-{size}.py'
@@ -139,7 +139,7 @@ def task_config(
 def count_samples(args: argparse.Namespace) -> int:
     """Number of images, or of figures, in the training split."""
     cfg = Config.fromfile(ROOT / TASKS[args.task])
-    launch.set_data_root(cfg, args.data_root)
+    run_config.set_data_root(cfg, args.data_root)
     check_config(cfg)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         return len(DATASETS.build(cfg.train_dataloader.dataset))

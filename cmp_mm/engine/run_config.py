@@ -1,0 +1,193 @@
+"""A config as the tools run it: read, changed by the command line, and checked against the data at hand."""
+
+import argparse
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, DictAction
+
+from cmp_mm.datasets.sources import FlowSource
+
+_SPLITS = ('train', 'val', 'test')
+# The hooks that draw predictions: what switches each on, and what names its folder beside the visualizer's.
+_DRAWS = dict(
+    FlowVisualizationHook={},
+    SegVisualizationHook=dict(draw=True),
+    PoseVisualizationHook=dict(enable=True),
+    DetVisualizationHook=dict(draw=True),
+)
+_OUT_DIR = dict(PoseVisualizationHook='out_dir', DetVisualizationHook='test_out_dir')
+
+
+class UsageError(ValueError):
+    """A command line or config that cannot be run; the message is one line."""
+
+
+class ConfigOptions(DictAction):
+    """mmengine's ``KEY=VALUE`` options; one that is none is an error of usage, not a traceback."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Sequence[str],
+        option_string: str | None = None,
+    ) -> None:
+        """Parse the options."""
+        for text in values:
+            if not text.partition('=')[0] or '=' not in text:
+                parser.error(f'{option_string} {text}: expected KEY=VALUE')
+        super().__call__(parser, namespace, values, option_string)
+
+
+def load_config(
+    path: str,
+    options: Mapping[str, Any] | None = None,
+    data_root: str | None = None,
+    splits: Sequence[str] = _SPLITS,
+) -> Config:
+    """Read a config.
+
+    Args:
+        path: config file.
+        options: ``--cfg-options``, dotted keys. ``data_root`` among them is taken as the argument here.
+        data_root: folder of the pairs, for every dataset of the config. A variable ``data_root`` in a config
+            has done its work once the file is read, so changing it afterwards would change nothing.
+        splits: of 'train', 'val', 'test', those that will be read; ``data_root`` is for these.
+
+    Raises:
+        UsageError: there is no such file, it is no config, or an option does not fit it.
+    """
+    if not os.path.isfile(path):
+        raise UsageError(f'config {path}: there is no such file')
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as failure:
+        # A config is a program of the user's: whatever it raises, its first line says most.
+        error = _first_import_error(failure)
+        if isinstance(error, UsageError):
+            raise error from failure
+        reason = (str(error).strip().splitlines() or [''])[0]
+        raise UsageError(f'config {path} cannot be read: {type(error).__name__}: {reason}') from error
+    options = dict(options or {})
+    data_root = options.pop('data_root', None) if data_root is None else data_root
+    try:
+        cfg.merge_from_dict(options)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(
+            f'--cfg-options do not fit config {path}: {error.args[0] if error.args else error}'
+        ) from error
+    if data_root is not None:
+        set_data_root(cfg, str(data_root), splits)
+    return cfg
+
+
+def _first_import_error(error: BaseException) -> BaseException:
+    """What a failed import began with: mmengine says of ``custom_imports`` only that they failed."""
+    while isinstance(error, ImportError) and not isinstance(error, UsageError):
+        earlier = error.__cause__ or error.__context__
+        if not isinstance(earlier, ImportError):
+            break
+        error = earlier
+    return error
+
+
+def set_data_root(cfg: Config, root: str, splits: Sequence[str] = _SPLITS) -> None:
+    """Let every dataset of these splits of ``cfg`` read from ``root``, those of other packages too.
+
+    Files that evaluators and datasets name below the old root move along (COCO's annotations).
+
+    Raises:
+        UsageError: a dataset has several sources, each with its own root.
+    """
+    for split, dataset in _datasets(cfg, only_ours=False):
+        if split not in splits:
+            continue
+        if any('data_root' in source for source in dataset.get('sources') or ()):
+            raise UsageError(
+                f'the {split} set has sources with their own data_root; change them in the config, or by '
+                f'--cfg-options {split}_dataloader.dataset.sources.0.data_root=... for each'
+            )
+        old = dataset.get('data_root')
+        dataset['data_root'] = root
+        evaluators = cfg.get(f'{split}_evaluator') or []
+        for node in (dataset, *(evaluators if isinstance(evaluators, (list, tuple)) else [evaluators])):
+            for key in ('ann_file', 'bbox_file'):
+                path = node.get(key)
+                if old and isinstance(path, str) and Path(path).is_relative_to(old):
+                    node[key] = str(Path(root) / Path(path).relative_to(old))
+    if 'data_root' in cfg:
+        cfg.data_root = root
+
+
+def show_predictions(cfg: Config, folder: str | None, number: int | None) -> None:
+    """Have a test draw what it predicts.
+
+    Args:
+        cfg: the config, of this package or of mmsegmentation, mmpose or mmdetection.
+        folder: where pictures go; None leaves that, and whether other packages draw at all, to the config.
+        number: images to draw, of this package's configs; None leaves it to the config.
+
+    Raises:
+        UsageError: a config that draws nothing, or all images only.
+    """
+    hook = (cfg.get('default_hooks') or {}).get('visualization') or {}
+    kind = str(hook.get('type', '')).rpartition('.')[2]
+    if number is not None:
+        if kind != 'FlowVisualizationHook':
+            raise UsageError(f'--show-number: {kind or "no hook"} of this config does not choose images')
+        if number < 0:
+            raise UsageError(f'--show-number is {number}; expected 0 or more')
+        hook.num_val = number
+    if folder is None:
+        return
+    if kind not in _DRAWS:
+        raise UsageError(f'--show-dir: {kind or "no hook"} of this config is not known to draw')
+    hook.update(_DRAWS[kind])
+    if kind in _OUT_DIR:
+        hook[_OUT_DIR[kind]] = folder
+    cfg.setdefault('visualizer', dict(type='FlowVisualizer'))['save_dir'] = folder
+
+
+def require_data(cfg: Config, splits: tuple[str, ...]) -> None:
+    """Check that the annotation files are there, before anything is built.
+
+    Args:
+        cfg: the config.
+        splits: of 'train', 'val', 'test', those that will be read.
+
+    Raises:
+        UsageError: names the file and how to make it.
+    """
+    for split, dataset in _datasets(cfg):
+        if split not in splits:
+            continue
+        for source in dataset.get('sources') or [dict(ann_file=dataset.get('ann_file'))]:
+            root = source.get('data_root', dataset.get('data_root'))
+            path = FlowSource(ann_file=source.get('ann_file'), data_root=root).ann_file
+            if '://' not in path and not os.path.isfile(path):
+                raise UsageError(
+                    f'{split} annotation {path}: there is no such file; make one from videos by '
+                    'tools/dataset_converters/video2pairs.py SRC --out DIR and add --data-root DIR'
+                )
+
+
+def _datasets(cfg: Config, only_ours: bool = True) -> Iterator[tuple[str, dict]]:
+    """(split, config) of every ImageFlowDataset, or of all that have a root, also inside wrappers."""
+
+    def walk(node: Any) -> Iterator[dict]:
+        if isinstance(node, dict):
+            ours = str(node.get('type', '')).endswith('ImageFlowDataset')
+            if ours or (not only_ours and 'data_root' in node):
+                yield node
+            for key in ('dataset', 'datasets'):
+                yield from walk(node.get(key))
+        elif isinstance(node, (list, tuple)):
+            for item in node:
+                yield from walk(item)
+
+    for split in _SPLITS:
+        for dataset in walk(cfg.get(f'{split}_dataloader')):
+            yield split, dataset
