@@ -14,10 +14,10 @@ from .points import drop_close_points
 from .strategies import PAPER_KERNEL_SIZE, check_strategies, combine_points, uses
 from .watershed import subsampling
 
-# The search for the nearest edge along rows stops as soon as no longer step can help; asking whether
-# it may costs a synchronisation, hence only every so many steps.
-_ASK_EVERY = 32
 _FAR = 2896  # no edge in the column: its square, with the longest step's added, stays below 2^24
+# Numbers held while nearest edges along rows are searched: a few MiB of a cache, 256 MiB of a GPU.
+_SUMS_AT_ONCE = 2**20
+_SUMS_AT_ONCE_ON_GPU = 2**26
 
 
 def watershed_candidates_batched(flow: Tensor, kernel_size: int) -> list[Tensor]:
@@ -183,13 +183,10 @@ def _squared_distance(edges: Tensor) -> Tensor:
     below = torch.where(edges, row, _FAR).flip(1).cummin(dim=1).values.flip(1)
     vertical = torch.minimum(row - above, below - row).clamp(max=_FAR).float()
     squares = vertical * vertical
-    best = squares.clone()
-    has_edge = edges.flatten(1).any(dim=1)[:, None, None]
-    for step in range(1, width):
-        if step % _ASK_EVERY == 1 and step * step >= float(torch.where(has_edge, best, 0).max()):
-            break
-        stepped = squares + step * step
-        right, left = best[:, :, step:], best[:, :, :-step]
-        torch.minimum(right, stepped[:, :, :-step], out=right)
-        torch.minimum(left, stepped[:, :, step:], out=left)
-    return best
+    # All distances along a row at once: a search by growing steps, which could stop early, is a thousand
+    # small kernels and waits for the device each time it asks whether it may.
+    at = torch.arange(width, device=edges.device, dtype=torch.float32)
+    steps = (at[:, None] - at) ** 2
+    held = _SUMS_AT_ONCE if edges.device.type == 'cpu' else _SUMS_AT_ONCE_ON_GPU
+    rows = squares.view(-1, width).split(max(1, held // width**2))
+    return torch.cat([(some[:, None] + steps).amin(dim=-1) for some in rows]).view_as(squares)
