@@ -152,10 +152,12 @@ def _loss_kernel(
         to11 = tl.sum(sum_xy, axis=1)
         to01 = tl.sum(sum_x, axis=1) - to11
         to10 = tl.sum(sum_y, axis=1) - to11
-        tl.atomic_add(grad + at00 + plane, tl.sum(sum_1, axis=1) - to01 - to10 - to11, mask=real_bin)
-        tl.atomic_add(grad + at01 + plane, to01, mask=real_bin)
-        tl.atomic_add(grad + at10 + plane, to10, mask=real_bin)
-        tl.atomic_add(grad + at11 + plane, to11, mask=real_bin)
+        to00 = tl.sum(sum_1, axis=1) - to01 - to10 - to11
+        # Relaxed, as nothing is read after them: by default each is a fence that empties the cache.
+        tl.atomic_add(grad + at00 + plane, to00, mask=real_bin, sem='relaxed')
+        tl.atomic_add(grad + at01 + plane, to01, mask=real_bin, sem='relaxed')
+        tl.atomic_add(grad + at10 + plane, to10, mask=real_bin, sem='relaxed')
+        tl.atomic_add(grad + at11 + plane, to11, mask=real_bin, sem='relaxed')
 
 
 # Never dropped: a table freed here could be overwritten while a kernel on another stream still reads it.
