@@ -354,3 +354,23 @@ def test_package_needs_no_compiler_and_no_triton_to_import():
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=dict(os.environ))
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) == pytest.approx(2 * np.log(2), rel=1e-6)
+
+
+@pytest.mark.parametrize('masked', [False, True])
+def test_plain_path_in_parts_is_the_plain_path(monkeypatch, masked):
+    """On a GPU torch counts in 32 bits: a batch of more full-size logits is taken a few images at a time."""
+    from cmp_mm.ops import reference
+
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randint(0, 5, (7, 2, 12, 10), generator=generator)
+    valid = torch.rand(7, 12, 10, generator=generator) > 0.4 if masked else None
+    found = []
+    for most in (2**31 - 1, 3 * 2 * 5 * 12 * 10 + 1, 1):
+        monkeypatch.setattr(reference, '_COUNTED', most)
+        logits = torch.randn(7, 10, 3, 4, generator=generator.manual_seed(1), requires_grad=True)
+        loss = upsample_cross_entropy(logits, target, 5, valid, impl='reference')
+        loss.backward()
+        found.append((loss.item(), logits.grad))
+    for loss, grad in found[1:]:
+        assert loss == pytest.approx(found[0][0], rel=1e-6)
+        torch.testing.assert_close(grad, found[0][1])
