@@ -58,7 +58,10 @@ class QuantizedFlowCodec:
             (N, 2, H, W) int64 in [0, num_bins - 1].
         """
         limit = self.max_flow - 1e-3
-        scaled = (flow.float().clamp(-limit, limit) + self.max_flow) / self.step
+        # By a tensor: a GPU divides by a number through its reciprocal, and what lies on the edge of a bin,
+        # as some values of jpg flow do, would there fall into the bin beside.
+        step = torch.full((), self.step, dtype=torch.float32, device=flow.device)
+        scaled = (flow.float().clamp(-limit, limit) + self.max_flow) / step
         return scaled.floor().nan_to_num(0.0).long().clamp(0, self.num_bins - 1)
 
     def decode(self, logits: Tensor) -> Tensor:
