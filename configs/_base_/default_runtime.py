@@ -45,6 +45,9 @@ env_cfg = dict(
     cudnn_benchmark=True,
     # The data workers are the parallelism: OpenCV's own threads would fight them.
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    # A data worker has a file open for each tensor it hands over; without one it loses a batch, for which
+    # the training waits for ever. mmengine's 4096 are too few for batches of 400.
+    resource_limit=65536,
     # gloo instead where there is no accelerator.
     dist_cfg=dict(backend='nccl'),
 )
