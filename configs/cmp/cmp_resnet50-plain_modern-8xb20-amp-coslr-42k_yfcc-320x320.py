@@ -7,6 +7,9 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 
+# Tensor cores read images and weights in this order; the same numbers.
+model = dict(data_preprocessor=dict(channels_last=True))
+
 # bg_ratio is a grid of stride 165.
 guidance = dict(
     type='SampleGuidance',

@@ -124,6 +124,7 @@ def test_faithful_configs_hold_the_reference_s_numbers(name, row):
 def test_modern_configs_differ_in_the_recipe_alone(name, row):
     base, batch, gpus = row
     cfg, faithful = load(name), load(base)
+    assert cfg.model.data_preprocessor.pop('channels_last') is True
     assert cfg.model == faithful.model
     assert cfg.train_dataloader.dataset == faithful.train_dataloader.dataset
     assert cfg.val_dataloader == faithful.val_dataloader
