@@ -1,10 +1,13 @@
 """Training steps on one device: the fast path against the plain float32 one, images a second, in one run.
 
-plain   SciPy guidance and float32 images from the data workers, ordinary copies, float32 (cuDNN's own
-        TF32 as torch sets it), contiguous tensors, the loss by torch's interpolate and cross_entropy
-fast    workers that only decode and crop, uint8 images from page-locked memory, guidance on the device,
-        bfloat16 autocast, channels_last, the fused loss, torch's fused optimizer
-compile (with --compile) the fast path through torch.compile
+plain   SciPy guidance and float32 images from the data workers, ordinary copies, float32 as torch sets it,
+        which with a GPU is convolutions in TF32, contiguous tensors, the loss by torch's interpolate and
+        cross_entropy
+float32 the same without TF32; with a GPU only, the CPU having none
+fast    workers that decode, crop and choose the guidance, uint8 images from page-locked memory, bfloat16
+        autocast, channels_last, the fused loss, torch's fused optimizer
+device  the same, but guidance is chosen on the device
+compile (with --compile) the fast way through torch.compile
 
 On the CPU, which has no use for them, page-locked memory and the fused optimizer are left out, and autocast
 unless asked for (``--amp``): not every CPU computes in bfloat16.
@@ -51,18 +54,20 @@ from cmp_mm.guidance.watershed import subsampling
 from cmp_mm.registry import MODELS
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs/cmp'
-# name, config, batches: the paper's for one GPU, and that of all its 16 GPUs together
+# name, config, batches: the paper's for one GPU, and that of eight such GPUs together
 CASES = {
     'paper': [
-        ('AlexNet 384', 'cmp_alexnet-plain_16xb12-70k_yfcc-384x384.py', (12, 192)),
-        ('ResNet-50 320', 'cmp_resnet50-plain_16xb10-42k_yfcc-320x320.py', (10, 160)),
+        ('AlexNet 384', 'cmp_alexnet-plain_16xb12-70k_yfcc-384x384.py', (12, 96)),
+        ('ResNet-50 320', 'cmp_resnet50-plain_16xb10-42k_yfcc-320x320.py', (10, 80)),
     ],
     'small': [('ResNet-18 96', 'cmp_resnet18-plain_quick-1xb16-800_pairs-96x96.py', (2,))],
 }
 OPTIONS = {
     'plain': dict(guidance='scipy', fast=False),
-    'fast': dict(guidance='device', fast=True),
-    'compile': dict(guidance='device', fast=True, compiled=True),
+    'float32': dict(guidance='scipy', fast=False, tf32=False),
+    'fast': dict(guidance='workers', fast=True),
+    'device': dict(guidance='device', fast=True),
+    'compile': dict(guidance='workers', fast=True, compiled=True),
 }
 
 
@@ -228,13 +233,13 @@ def compare(case: tuple, batch: int, ann_file: Path, args: argparse.Namespace, d
     """All ways in turn, ``args.rounds`` times; medians. A batch too large for a way is halved for it."""
     name, config, _ = case
     config = Config.fromfile(str(CONFIGS / config))
-    ways = ['plain', 'fast', *(['compile'] if args.compile else [])]
+    ways = ['plain', *(['float32'] if device.type == 'cuda' else []), 'fast', 'device']
+    ways += ['compile'] if args.compile else []
     found: dict[str, list[dict]] = {way: [] for way in ways}
     fits = dict.fromkeys(ways, batch)
     for way in ways * args.rounds:
         options = dict(OPTIONS[way], amp=args.amp)
-        if options['guidance'] == 'device':
-            options['guidance'] = args.guidance
+        torch.backends.cudnn.allow_tf32 = options.get('tf32', True)  # True is torch's default
         while True:
             say(f'{name}, batch {fits[way]}: {way} ...')
             built = None
@@ -267,6 +272,15 @@ def compare(case: tuple, batch: int, ann_file: Path, args: argparse.Namespace, d
     return rows
 
 
+def allow_many_open_files() -> None:
+    """As many as mmengine's runner is let in the configs: a data worker has one open for each tensor."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = Config.fromfile(str(CONFIGS.parent / '_base_/default_runtime.py')).env_cfg.resource_limit
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(limit, hard), hard))
+
+
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -293,12 +307,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--pairs', type=int, default=64, help='to generate (default: %(default)s)')
     parser.add_argument('--ann-file', type=Path, help='jpg pairs of your own instead')
-    parser.add_argument(
-        '--guidance',
-        choices=('device', 'workers'),
-        default='device',
-        help='where the fast ways choose it (default: %(default)s)',
-    )
     parser.add_argument('--amp', action='store_true', help='autocast on the CPU too')
     parser.add_argument('--compile', action='store_true', help='time torch.compile too')
     parser.add_argument('--rounds', type=int, default=1, help='the ways in turn (default: %(default)s)')
@@ -312,6 +320,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     device = torch.device(args.device)
+    allow_many_open_files()
     cv2.setNumThreads(1)
     torch.backends.cudnn.benchmark = True  # as in the configs
     MMLogger.get_current_instance().setLevel('WARNING')  # a line per parameter otherwise
@@ -343,7 +352,6 @@ def write(rows: list[dict], args: argparse.Namespace, device: torch.device) -> N
         rows=rows,
         device=torch.cuda.get_device_name(device) if device.type == 'cuda' else 'cpu',
         workers=args.workers,
-        guidance=args.guidance,
         processor=platform.processor() or platform.machine(),
         cores=os.cpu_count(),
         torch=torch.__version__,
