@@ -236,7 +236,8 @@ def test_options_and_calls_that_make_no_sense(inferencer, make_inferencer, tiny_
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
-def test_device_gives_the_same(make_inferencer, tiny_config, weights, image):
+def test_device_gives_the_same(make_inferencer, tiny_config, weights, image, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
     wanted = make_inferencer().propagate(image, ARROWS, color_order='rgb')
     got = CMPInferencer(tiny_config, weights, 'cuda').propagate(image, ARROWS, color_order='rgb')
     torch.testing.assert_close(got.cpu(), wanted, atol=1e-2, rtol=1e-2)
