@@ -5,7 +5,7 @@ crop_size = (96, 96)
 train_pipeline, test_pipeline = _base_.train_pipeline, _base_.test_pipeline
 train_pipeline[2].update(scale=(320, 120))
 train_pipeline[3].update(crop_size=crop_size)
-test_pipeline.insert(1, dict(type='Resize', scale=(320, 120), keep_ratio=True))
+test_pipeline[1].update(scale=(320, 120))
 model = dict(data_preprocessor=dict(size=crop_size))
 train_dataloader = dict(batch_size=4, dataset=dict(pipeline=train_pipeline))
 val_dataloader = test_dataloader = dict(dataset=dict(pipeline=test_pipeline))

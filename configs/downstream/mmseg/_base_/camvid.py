@@ -13,6 +13,8 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
+    # The scale that training is at on average; predictions go back to the image's own size.
+    dict(type='Resize', scale=(640, 240), keep_ratio=True),
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),
 ]
