@@ -1,9 +1,13 @@
 """One switch for how a downstream backbone starts: random, ImageNet, CMP or any file; and a guard on it."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 
+from mmengine.fileio import get_local_path
 from mmengine.logging import print_log
+from mmengine.model import BaseModule
 from mmengine.model.weight_init import initialize, update_init_info
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
@@ -11,6 +15,9 @@ from torch import Tensor, nn
 from cmp_mm.engine.checkpoint_loading import CheckpointError, state_dict_of
 from cmp_mm.registry import WEIGHT_INITIALIZERS
 
+from .checks import PackageError
+
+_DEEP_STEM = "this backbone has the deep stem of ResNetV1c: use type='ResNet' and pretrained=None"
 RANDOM_INIT = [
     dict(type='Kaiming', layer='Conv2d'),
     dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
@@ -27,23 +34,28 @@ class BackboneInit:
 
     mmengine's ``Pretrained`` loads what fits and logs the rest; a plain ResNet-50 checkpoint in mmseg's
     ResNetV1c leaves 18 tensors random that way, and an empty prefix all of them. Here every tensor of the
-    backbone must be in the checkpoint with its shape, and none may be left over.
+    backbone must be in the checkpoint with its shape, and none may be left over. And mmengine lets parts of
+    a backbone that bring an ``init_cfg`` of their own initialise themselves afterwards, unless the type is
+    'Pretrained': here what was loaded stays. (A class whose own ``init_weights`` fills the whole network
+    after that, as mmpose's ShuffleNetV2, still does; Swin and PVT take nothing but 'Pretrained'.)
 
     Use as ``model.backbone.init_cfg=dict(type='cmp_mm.BackboneInit', source=...)``; then
     ``--cfg-options model.backbone.init_cfg.source=...`` is the switch.
 
     Args:
         source: ``'random'`` (Kaiming convolutions, last norm of each residual block zero where the
-            backbone asks for it), ``'imagenet'`` (torchvision's weights, ResNets only), ``'cmp'``
+            backbone asks for it), ``'imagenet'`` (torchvision's weights, ResNets only; of one with fewer
+            stages the rest is left over), ``'cmp'``
             (``checkpoints/cmp_ARCH_backbone.pth``, ARCH being alexnet, resnet18, resnet50, ...), or
             anything mmengine loads: a path, a URL, ``torchvision://...``; ``.safetensors`` too.
         prefix: what the backbone's keys begin with. None: ``backbone.`` if there are such keys, else ''.
         ignored: beginnings of keys that may be left over, such as the classifier of an ImageNet network.
 
     Raises:
-        BackboneMismatchError: missing, left-over or mis-shaped keys, or no key with the prefix.
+        BackboneMismatchError: missing, left-over or mis-shaped keys, no key with the prefix, or ImageNet
+            weights asked for a backbone that has none.
         FileNotFoundError: no such checkpoint.
-        ValueError: ImageNet weights asked for a backbone that has none.
+        PackageError: torchvision, which has the ImageNet weights, is not installed.
     """
 
     def __init__(
@@ -63,7 +75,11 @@ class BackboneInit:
             return
         path = self.locate(module)
         state, prefix = select_backbone(read_weights(path), self.prefix, path)
-        load_backbone(module, state, path, self.ignored)
+        ignored = self.ignored
+        if self.source == 'imagenet':
+            ignored += tuple(f'layer{n}.' for n in (2, 3, 4) if not hasattr(module, f'layer{n}'))
+        load_backbone(module, state, path, ignored)
+        keep_parts(module)
         # mmpose zeroes the last norms after init_cfg has run, unless its type is 'Pretrained'.
         if hasattr(module, 'zero_init_residual'):
             module.zero_init_residual = False
@@ -78,11 +94,18 @@ class BackboneInit:
     def locate(self, module: nn.Module) -> str:
         """The checkpoint that ``source`` stands for with this backbone."""
         arch = architecture(module)
+        if self.source in ('imagenet', 'cmp') and arch.startswith('resnetv1'):
+            raise BackboneMismatchError(f'init_cfg.source {self.source!r} is of a plain ResNet; {_DEEP_STEM}')
         if self.source == 'imagenet':
-            if not arch.startswith('resnet'):
-                raise ValueError(
+            if not re.fullmatch(r'resnet\d+', arch):
+                raise BackboneMismatchError(
                     f'there are no ImageNet weights for {type(module).__name__}; set init_cfg.source to '
                     "'random', 'cmp' or a file"
+                )
+            if find_spec('torchvision') is None:
+                raise PackageError(
+                    "init_cfg.source 'imagenet' needs torchvision, built for the torch that is installed: "
+                    'pip install torchvision'
                 )
             return f'torchvision://{arch}'
         path = f'checkpoints/cmp_{arch}_backbone.pth' if self.source == 'cmp' else self.source
@@ -115,6 +138,17 @@ def initialize_randomly(module: nn.Module) -> None:
                 nn.init.zeros_(last.bias)
 
 
+def keep_parts(module: nn.Module) -> None:
+    """Keep mmengine from asking the parts of ``module`` to initialise themselves, as it does next."""
+    for part in module.modules():
+        if part is module:
+            continue
+        if isinstance(part, BaseModule):
+            part._is_init = True
+        elif hasattr(part, 'init_weights'):  # mmcv's ConvModule
+            part.is_init = True
+
+
 def read_weights(path: str) -> dict[str, Tensor]:
     """The named tensors in a file, with or without ``state_dict`` around them.
 
@@ -129,7 +163,8 @@ def read_weights(path: str) -> dict[str, Tensor]:
         except ImportError:
             raise ImportError(f"{path} needs safetensors: pip install 'cmp_mm[safetensors]'") from None
         try:
-            return load_file(path)
+            with get_local_path(os.path.expanduser(path)) as local:
+                return load_file(local)
         except SafetensorError as error:
             raise CheckpointError(f'checkpoint {path}: not a whole safetensors file ({error})') from None
     return state_dict_of(CheckpointLoader.load_checkpoint(path, 'cpu'))
@@ -189,8 +224,9 @@ def load_backbone(
 def _guess(missing: Sequence[str], extra: Sequence[str]) -> str:
     """The usual reasons, so that the list need not be read first."""
     if any(key.startswith('stem.') for key in missing):
-        return " (this backbone has the deep stem of ResNetV1c: use type='ResNet' and pretrained=None)"
-    if any(key.startswith(('module.', 'image_encoder.')) for key in extra):
+        return f' ({_DEEP_STEM})'
+    reference = ('module.', 'image_encoder.', 'conv5.', 'conv8.')  # the last two in an encoder on its own
+    if any(key.startswith(reference) for key in extra):
         return ' (a reference checkpoint? convert it: tools/model_converters/official2cmp_mm.py SRC DST)'
     blocks = [key for key in (*missing, *extra) if key.startswith('layer')]
     if blocks and len(blocks) == len(missing) + len(extra):

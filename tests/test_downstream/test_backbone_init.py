@@ -6,6 +6,7 @@ from mmengine.model import BaseModule
 
 from cmp_mm.downstream import BackboneInit, BackboneMismatchError
 from cmp_mm.downstream.backbone_init import architecture, read_weights
+from cmp_mm.downstream.checks import PackageError
 from cmp_mm.engine import CheckpointError
 from cmp_mm.models import AlexNetFCN, ResNet
 
@@ -78,11 +79,15 @@ def test_takes_bare_prefixed_and_torchvision_files(tmp_path, resnet18_file):
         assert torch.equal(model.layer4[1].conv2.weight, state['layer4.1.conv2.weight']), file
 
 
-def test_safetensors(tmp_path, resnet18_file):
+def test_safetensors(tmp_path, resnet18_file, monkeypatch):
     safetensors = pytest.importorskip('safetensors.torch')
     safetensors.save_file(weights(resnet18_file), tmp_path / 'r18.safetensors')
     model = ResNet(18)
     BackboneInit(str(tmp_path / 'r18.safetensors'))(model)
+    assert_holds(model, resnet18_file)
+    monkeypatch.setenv('HOME', str(tmp_path))
+    model = ResNet(18)
+    BackboneInit('~/r18.safetensors')(model)
     assert_holds(model, resnet18_file)
 
 
@@ -148,10 +153,66 @@ def test_missing_files_and_weights_say_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r'checkpoints/cmp_resnet18_backbone\.pth.*extract_backbone'):
         BackboneInit('cmp')(ResNet(18))
     alexnet = AlexNetFCN.__new__(AlexNetFCN)
-    with pytest.raises(ValueError, match='no ImageNet weights for AlexNetFCN'):
+    with pytest.raises(CheckpointError, match='no ImageNet weights for AlexNetFCN'):
         BackboneInit('imagenet').locate(alexnet)
     assert architecture(alexnet) == 'alexnet'
     assert BackboneInit('imagenet').locate(ResNet(18)) == 'torchvision://resnet18'
+
+
+@pytest.mark.parametrize(
+    ('package', 'kind', 'options'),
+    [
+        ('mmseg', 'MobileNetV2', {}),
+        ('mmseg', 'DDRNet', dict(channels=8)),
+        ('mmpose', 'MobileNetV3', {}),
+        ('mmdet', 'Darknet', dict(depth=53)),
+    ],
+)
+def test_parts_that_initialise_themselves_do_not_do_so_afterwards(need, tmp_path, package, kind, options):
+    """mmengine asks them to after every initialiser but its own 'Pretrained'."""
+    need(package)
+    module = pytest.importorskip(f'{package}.models.backbones')
+    state = getattr(module, kind)(**options).state_dict()
+    for value in state.values():
+        if value.is_floating_point():
+            value.uniform_(0.3, 0.4)
+    file = saved(tmp_path / 'other.pth', state)
+    model = getattr(module, kind)(**options, init_cfg=dict(type='cmp_mm.BackboneInit', source=file))
+    model.init_weights()
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def test_imagenet_fills_a_network_of_three_stages(tmp_path, monkeypatch):
+    pytest.importorskip('torchvision')
+    whole = ResNet(18).state_dict()
+    monkeypatch.setattr('cmp_mm.downstream.backbone_init.read_weights', lambda path: whole)
+    model = ResNet(18, num_stages=3, out_indices=(2,))
+    BackboneInit('imagenet')(model)
+    assert all(torch.equal(value, whole[key]) for key, value in model.state_dict().items())
+    with pytest.raises(BackboneMismatchError, match='another depth'):
+        BackboneInit(saved(tmp_path / 'whole.pth', whole))(ResNet(18, num_stages=3, out_indices=(2,)))
+
+
+def test_imagenet_without_torchvision_is_one_line(monkeypatch):
+    monkeypatch.setattr('cmp_mm.downstream.backbone_init.find_spec', lambda name: None)
+    with pytest.raises(PackageError, match='needs torchvision.*pip install torchvision') as error:
+        BackboneInit('imagenet')(ResNet(18))
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('source', ['imagenet', 'cmp'])
+def test_a_deep_stem_is_told_before_its_file_is_missing(need, source):
+    need('mmseg')
+    from mmseg.models.backbones import ResNetV1c
+
+    with pytest.raises(BackboneMismatchError, match=r"deep stem of ResNetV1c: use type='ResNet'"):
+        BackboneInit(source)(ResNetV1c(depth=18))
+
+
+def test_an_encoder_of_the_reference_names_the_converter(tmp_path):
+    state = {**ResNet(18).state_dict(), 'conv5.weight': torch.zeros(256, 512, 1, 1)}
+    with pytest.raises(BackboneMismatchError, match='official2cmp_mm'):
+        BackboneInit(saved(tmp_path / 'encoder.pth', state))(ResNet(18))
 
 
 def test_payload_is_refused(tmp_path):

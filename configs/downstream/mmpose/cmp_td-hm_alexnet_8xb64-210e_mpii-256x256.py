@@ -1,7 +1,7 @@
 _base_ = 'mmpose::body_2d_keypoint/topdown_heatmap/mpii/td-hm_res50_8xb64-210e_mpii-256x256.py'
 custom_imports = dict(imports=['cmp_mm.downstream'])
 
-# How the backbone starts: random | imagenet | cmp | FILE, by
+# How the backbone starts: random | cmp | FILE, by
 # --cfg-options model.backbone.init_cfg.source=...
 model = dict(
     backbone=dict(

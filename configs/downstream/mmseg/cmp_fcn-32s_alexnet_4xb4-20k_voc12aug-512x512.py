@@ -1,7 +1,7 @@
 _base_ = 'mmseg::fcn/fcn_r50-d8_4xb4-20k_voc12aug-512x512.py'
 custom_imports = dict(imports=['cmp_mm.downstream'])
 
-# How the backbone starts: random | imagenet | cmp | FILE, by
+# How the backbone starts: random | cmp | FILE, by
 # --cfg-options model.backbone.init_cfg.source=...
 model = dict(
     pretrained=None,

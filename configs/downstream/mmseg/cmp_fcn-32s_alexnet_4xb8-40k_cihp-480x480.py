@@ -6,7 +6,7 @@ _base_ = [
 ]
 custom_imports = dict(imports=['cmp_mm.downstream', 'cmp_mm.downstream.parsing'])
 
-# How the backbone starts: random | imagenet | cmp | FILE, by
+# How the backbone starts: random | cmp | FILE, by
 # --cfg-options model.backbone.init_cfg.source=...
 model = dict(
     data_preprocessor=dict(size=(480, 480)),
