@@ -4,9 +4,11 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from cmp_mm.compat import INSTALL_COMMANDS, installed_version, version_tuple
+from cmp_mm.datasets import AnnotationError
 from cmp_mm.engine.run_config import UsageError
 
 # module: (distribution, first version, first version not taken)
@@ -126,13 +128,13 @@ def check_data(cfg: Mapping[str, Any], splits: tuple[str, ...] = ('train', 'val'
             check_root(str(dataset.get('type', 'dataset')), root, dataset.get('split', split), parts)
 
 
-def check_root(kind: str, root: str | None, split: str = 'train', parts: Iterable[Any] = ()) -> None:
+def check_root(kind: str, root: str | None, split: str | None = 'train', parts: Iterable[Any] = ()) -> None:
     """Check that the folder of one data set exists, and what is named in it.
 
     Args:
         kind: its class, with or without scope.
         root: its ``data_root``; None and URLs pass.
-        split: what it is used for, for the message.
+        split: what it is used for, for the message; None where that is not known.
         parts: files and folders, relative to the root or absolute; what is no path passes.
 
     Raises:
@@ -150,9 +152,30 @@ def check_root(kind: str, root: str | None, split: str = 'train', parts: Iterabl
             found = f'{os.path.normpath(path)} is empty'
         else:
             continue
+        whose = f'{split} data of {kind}' if split else f'data of {kind}'
         raise FileNotFoundError(
-            f'{split} data of {kind}: {found}; {_layout(kind, root, named)}put or link it there, or name '
+            f'{whose}: {found}; {_layout(kind, root, named)}put or link it there, or name '
             'another folder (tools/train.py --data-root DIR)'
+        )
+
+
+def require_images(kind: str, found: Sequence[Any], folder: str, suffix: str) -> None:
+    """Stop where a data set has found none of its images, which mmseg would try to put together.
+
+    Args:
+        kind: class of the data set.
+        found: its list of images.
+        folder: where they were looked for.
+        suffix: what their names end with.
+
+    Raises:
+        AnnotationError: there are none.
+    """
+    if not found:
+        others = sorted({path.suffix for path in Path(folder).rglob('*') if path.is_file()})
+        raise AnnotationError(
+            f'data of {kind}: no image in {os.path.normpath(folder)} ends in {suffix}'
+            + (f', there are files ending in {", ".join(others)}' if others else '')
         )
 
 

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from cmp_mm.registry import DATASETS
 
-from .checks import check_import, check_root
+from .checks import check_import, check_root, require_images
 
 check_import('mmseg')  # says more than the import below would
 
@@ -29,13 +29,20 @@ class ParsingDataset(BaseSegDataset):
 
     Raises:
         FileNotFoundError: there is no such folder; the message says what belongs in it.
+        AnnotationError: there is no jpg in it.
     """
 
     METAINFO: ClassVar[dict] = {}
 
     def __init__(self, data_root: str | None = None, **kwargs: Any) -> None:
-        check_root(type(self).__name__, data_root, parts=(kwargs.get('data_prefix') or {}).values())
+        check_root(type(self).__name__, data_root, None, (kwargs.get('data_prefix') or {}).values())
         super().__init__(data_root=data_root, **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        """One entry per image."""
+        found = super().load_data_list()
+        require_images(type(self).__name__, found, self.data_prefix['img_path'], self.img_suffix)
+        return found
 
 
 @DATASETS.register_module()

@@ -12,13 +12,20 @@ from typing import Any, ClassVar
 from cmp_mm.datasets import AnnotationError
 from cmp_mm.registry import DATASETS
 
-from .checks import check_import, check_root
+from .checks import check_import, check_root, require_images
 
 check_import('mmseg')  # says more than the import below would
 
 from mmseg.datasets import BaseSegDataset  # noqa: E402
 
 IGNORE = 255
+MOST_OBJECTS = 20  # that a mask may number; each costs a comparison of the image
+
+
+def _for_classes(dataset: BaseSegDataset, stored: dict[int, int]) -> dict[int, int]:
+    """Labels of the stored indices where ``metainfo=dict(classes=...)`` asks for some of the classes only."""
+    chosen = dataset.get_label_map(dataset.metainfo['classes'])
+    return stored if chosen is None else {index: chosen[label] for index, label in stored.items()}
 
 
 class SplitFolderDataset(BaseSegDataset):
@@ -31,6 +38,7 @@ class SplitFolderDataset(BaseSegDataset):
 
     Raises:
         FileNotFoundError: there is no such folder; the message says what belongs in it.
+        AnnotationError: there is no image of the suffix in it (jpg; ``img_suffix='.png'`` takes others).
     """
 
     METAINFO: ClassVar[dict] = {}
@@ -39,6 +47,12 @@ class SplitFolderDataset(BaseSegDataset):
         check_root(type(self).__name__, data_root, split)
         prefix = dict(img_path=f'images/{split}', seg_map_path=f'masks/{split}')
         super().__init__(data_root=data_root, data_prefix=prefix, **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        """One entry per image."""
+        found = super().load_data_list()
+        require_images(type(self).__name__, found, self.data_prefix['img_path'], self.img_suffix)
+        return found
 
 
 @DATASETS.register_module()
@@ -122,7 +136,7 @@ class CCPDataset(SplitFolderDataset):
                 raise AnnotationError(
                     f'{path}: expected map_59_to_coarse, a list of classes 0 to 8; got {coarse!r}'
                 )
-            self.label_map = dict(enumerate(coarse))
+            self.label_map = _for_classes(self, dict(enumerate(coarse)))
             self._metainfo['label_map'] = self.label_map
         super().full_init()
 
@@ -171,7 +185,8 @@ class PuppetPartsDataset(BaseSegDataset):
             raise AnnotationError(
                 f'{self.ann_file}: expected the part_names of render_puppets.py; got {names!r}'
             )
-        self.label_map = {index: self.METAINFO['classes'].index(name) for index, name in enumerate(plain)}
+        stored = {index: self.METAINFO['classes'].index(name) for index, name in enumerate(plain)}
+        self.label_map = _for_classes(self, stored)
         self._metainfo['label_map'] = self.label_map
         return [
             dict(
@@ -190,7 +205,8 @@ class ForegroundDataset(BaseSegDataset):
     """Object or background in frames of clips, split by clip so that no scene is in both parts.
 
     ``images/CLIP/FRAME.jpg`` and ``masks/CLIP/FRAME.png``, 0 for the background and 255 for objects, as
-    DAVIS has them. Of the clips in alphabetical order every third, from the second on, is for validation.
+    DAVIS 2016 has them, or their numbers, up to 20, as DAVIS 2017. Of the clips in alphabetical order every
+    third, from the second on, is for validation.
 
     Args:
         data_root: folder of ``images`` and ``masks``; clips without a folder of masks are left out.
@@ -200,6 +216,7 @@ class ForegroundDataset(BaseSegDataset):
 
     Raises:
         FileNotFoundError: there is no such folder, or no folder of masks in it.
+        AnnotationError: there are no masks for this split.
         ValueError: ``split`` is neither.
     """
 
@@ -219,10 +236,11 @@ class ForegroundDataset(BaseSegDataset):
         clips = sorted(folder.name for folder in masks.iterdir() if folder.is_dir()) if masks.is_dir() else []
         if not clips:
             raise FileNotFoundError(f'{masks}: expected a folder of masks for each clip; found none')
-        self.label_map = {0: 0, 255: 1}
+        stored = {0: 0, **dict.fromkeys((*range(1, MOST_OBJECTS + 1), 255), 1)}
+        self.label_map = _for_classes(self, stored)
         self._metainfo['label_map'] = self.label_map
         wanted = [clip for n, clip in enumerate(clips) if (n % 3 == 1) == (self.split == 'val')]
-        return [
+        found = [
             dict(
                 img_path=os.path.join(self.data_prefix['img_path'], clip, f'{mask.stem}.jpg'),
                 seg_map_path=str(mask),
@@ -233,3 +251,9 @@ class ForegroundDataset(BaseSegDataset):
             for clip in wanted
             for mask in sorted((masks / clip).glob('*.png'))[:: self.every]
         ]
+        if not found:
+            raise AnnotationError(
+                f'{masks}: no masks for {self.split!r}, which needs 2 clips or more; the clips are '
+                f'{", ".join(clips)}'
+            )
+        return found

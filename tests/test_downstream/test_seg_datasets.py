@@ -9,6 +9,8 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
+from cmp_mm.datasets import AnnotationError
+
 pytest.importorskip('mmseg')
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'downstream' / 'mmseg'
@@ -148,3 +150,47 @@ def test_foreground_is_split_by_clip(tmp_path, write_pairs):
     assert clips(split='train', every=2, indices=4) == ['a'] * 3 + ['c']
     with pytest.raises(ValueError, match="'train' or 'val'"):
         clips(split='test')
+
+
+def built(kind, root, **options):
+    module = pytest.importorskip('cmp_mm.downstream.small_sets')
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        return getattr(module, kind)(data_root=str(root), pipeline=pipeline, **options)
+
+
+def test_images_of_another_kind_are_named(tmp_path):
+    for folder in ('images', 'masks'):
+        (tmp_path / folder / 'train').mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / folder / 'train' / '0.png'), np.zeros((8, 8), np.uint8))
+    with pytest.raises(AnnotationError, match=r'images/train ends in \.jpg, there are files ending in \.png'):
+        built('CamVidDataset', tmp_path)
+    assert len(built('CamVidDataset', tmp_path, img_suffix='.png')) == 1
+
+
+def test_one_clip_has_nothing_to_validate_on(tmp_path, write_pairs):
+    write_pairs(tmp_path / 'images' / 'only', tmp_path / 'masks' / 'only', 3, labels=(0, 255))
+    assert len(built('ForegroundDataset', tmp_path, every=1)) == 3
+    with pytest.raises(AnnotationError, match=r"no masks for 'val', which needs 2 clips or more.*only"):
+        built('ForegroundDataset', tmp_path, split='val')
+
+
+def test_numbered_objects_are_objects(tmp_path, write_pairs):
+    for clip, labels in (('a', (0, 255)), ('b', (1, 2)), ('c', (0, 20))):
+        write_pairs(tmp_path / 'images' / clip, tmp_path / 'masks' / clip, 1, labels=labels)
+    dataset = built('ForegroundDataset', tmp_path)
+    assert [sorted(set(item['gt_seg_map'].flat)) for item in dataset] == [[0, 1], [0, 1]]
+    (item,) = built('ForegroundDataset', tmp_path, split='val')
+    assert set(item['gt_seg_map'].flat) == {1}
+
+
+def test_some_of_the_classes(tmp_path, write_pairs):
+    """Others are ignored, as in mmsegmentation's own sets."""
+    write_pairs(tmp_path / 'images' / 'train', tmp_path / 'masks' / 'train', 1, labels=(4, 7))
+    coarse = [0] * 59
+    coarse[4], coarse[7] = 2, 5
+    (tmp_path / 'coarse_map.json').write_text(json.dumps(dict(map_59_to_coarse=coarse)))
+    (item,) = built('CCPDataset', tmp_path)
+    assert set(item['gt_seg_map'].flat) == {2, 5}
+    (item,) = built('CCPDataset', tmp_path, metainfo=dict(classes=('hair', 'background')))
+    assert set(item['gt_seg_map'].flat) == {0, 255}
