@@ -97,7 +97,8 @@ def _first_import_error(error: BaseException) -> BaseException:
 def set_data_root(cfg: Config, root: str, splits: Sequence[str] = _SPLITS) -> None:
     """Let every dataset of these splits of ``cfg`` read from ``root``, those of other packages too.
 
-    Files that evaluators and datasets name below the old root move along (COCO's annotations).
+    Files that evaluators and datasets name below the old root move along (COCO's annotations, MPII's head
+    boxes).
 
     Raises:
         UsageError: a dataset has several sources, each with its own root.
@@ -114,7 +115,7 @@ def set_data_root(cfg: Config, root: str, splits: Sequence[str] = _SPLITS) -> No
         dataset['data_root'] = root
         evaluators = cfg.get(f'{split}_evaluator') or []
         for node in (dataset, *(evaluators if isinstance(evaluators, (list, tuple)) else [evaluators])):
-            for key in ('ann_file', 'bbox_file'):
+            for key in ('ann_file', 'bbox_file', 'headbox_file'):
                 path = node.get(key)
                 if old and isinstance(path, str) and Path(path).is_relative_to(old):
                     node[key] = str(Path(root) / Path(path).relative_to(old))
@@ -171,6 +172,24 @@ def require_data(cfg: Config, splits: tuple[str, ...]) -> None:
                 raise UsageError(
                     f'{split} annotation {path}: there is no such file; make one from videos by '
                     'tools/dataset_converters/video2pairs.py SRC --out DIR and add --data-root DIR'
+                )
+
+
+def require_one_codec(cfg: Config) -> None:
+    """Check that flow is validated in the bins that the network predicts.
+
+    Raises:
+        UsageError: an evaluator has a codec that is not the model's.
+    """
+    codec = (cfg.get('model') or {}).get('codec')
+    for split in ('val', 'test'):
+        evaluators = cfg.get(f'{split}_evaluator') or []
+        for metric in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
+            counted = metric.get('codec')
+            if metric.get('type', '').rpartition('.')[2] == 'FlowMetric' and counted not in (None, codec):
+                raise UsageError(
+                    f'{split}_evaluator.codec is {dict(counted)}, expected that of the model, '
+                    f'{dict(codec) if codec else None}: set both'
                 )
 
 

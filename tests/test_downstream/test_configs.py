@@ -1,6 +1,7 @@
 """Every downstream config parses and builds, and the model index is consistent."""
 
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import torch
 import yaml
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+
+from cmp_mm.engine.run_config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / 'configs' / 'downstream').glob('*/*.py'))
@@ -40,14 +43,18 @@ def test_builds_and_runs(need, path):
         assert tuple(cfg.model.data_preprocessor.size) == tuple(cfg.crop_size)
 
 
-def test_pretrained_layout_is_kept(need):
+RESNET_50 = sorted((ROOT / 'configs/downstream/mmseg').glob('cmp_fcn_r50-d8_*.py'))
+
+
+@pytest.mark.parametrize('path', RESNET_50, ids=lambda path: path.stem)
+def test_pretrained_layout_is_kept(need, path):
     """The dilated ResNet-50 of mmseg computes what the pretrained one computes."""
     need('mmseg')
     from mmseg.registry import MODELS
 
     from cmp_mm.models import ResNet
 
-    cfg = Config.fromfile(ROOT / 'configs/downstream/mmseg/cmp_fcn_r50-d8_4xb4-20k_voc12aug-512x512.py')
+    cfg = Config.fromfile(path)
     with DefaultScope.overwrite_default_scope('mmseg'):
         theirs = MODELS.build(dict(cfg.model.backbone, norm_cfg=dict(type='BN')))
     ours = ResNet(50, out_indices=(0, 1, 2, 3))
@@ -63,6 +70,43 @@ def test_pretrained_layout_is_kept(need):
 def metafiles():
     index = yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']
     return {name: yaml.safe_load((ROOT / name).read_text()) for name in index}
+
+
+NUMBERED = [path for path in CONFIGS if re.search(r'_\d+xb\d+-', path.stem)]
+
+
+@pytest.mark.parametrize('path', NUMBERED, ids=lambda path: path.stem)
+def test_base_batch_size_is_that_of_the_name(path):
+    """``--auto-scale-lr`` divides by it."""
+    gpus, batch = (int(number) for number in re.search(r'_(\d+)xb(\d+)-', path.stem).groups())
+    base = Config.fromfile(path).get('auto_scale_lr', {}).get('base_batch_size')
+    assert base in (None, gpus * batch)
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_data_root_moves_every_file(path):
+    cfg = load_config(str(path), data_root='/elsewhere')
+    for split in ('train', 'val', 'test'):
+        for text in strings([cfg[f'{split}_dataloader'].dataset, cfg.get(f'{split}_evaluator')]):
+            assert not text.startswith('data/'), text
+
+
+def strings(node):
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, (list, tuple, dict)):
+        for part in node.values() if isinstance(node, dict) else node:
+            yield from strings(part)
+
+
+@pytest.mark.parametrize('name', ['camvid', 'ccp'])
+def test_small_sets_are_tested_at_the_scale_of_training(name):
+    for path in CONFIGS:
+        if f'_{name}-' in path.stem:
+            cfg = Config.fromfile(path)
+            resize = [step for step in cfg.test_pipeline if step.type == 'Resize']
+            assert [step.scale for step in resize] == [cfg.train_pipeline[2].scale], path.stem
+            assert cfg.val_dataloader.dataset.pipeline == cfg.test_pipeline
 
 
 def test_index_names_every_metafile_and_config():

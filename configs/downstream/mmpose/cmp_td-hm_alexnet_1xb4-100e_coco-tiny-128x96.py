@@ -25,3 +25,4 @@ param_scheduler = [
     dict(type='MultiStepLR', begin=0, end=100, milestones=[85], gamma=0.1, by_epoch=True),
 ]
 default_hooks = dict(logger=dict(interval=3), checkpoint=dict(interval=50))
+auto_scale_lr = dict(base_batch_size=4)

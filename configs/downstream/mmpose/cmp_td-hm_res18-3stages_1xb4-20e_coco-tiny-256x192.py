@@ -26,3 +26,4 @@ param_scheduler = [
     dict(type='LinearLR', begin=0, end=10, start_factor=0.01, by_epoch=False),
     dict(type='MultiStepLR', begin=0, end=20, milestones=[15], gamma=0.1, by_epoch=True),
 ]
+auto_scale_lr = dict(base_batch_size=4)

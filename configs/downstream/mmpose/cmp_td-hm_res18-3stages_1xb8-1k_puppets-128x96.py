@@ -62,3 +62,4 @@ default_hooks = dict(
     ),
 )
 log_processor = dict(by_epoch=False)
+auto_scale_lr = dict(base_batch_size=8)
