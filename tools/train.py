@@ -74,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         cfg.load_from = None if args.resume == 'auto' else args.resume
     splits = ('train',) if args.no_validate else ('train', 'val')
     run_config.require_data(cfg, splits)
+    run_config.require_one_codec(cfg)
     check_config(cfg, splits)
     launch.drop_missing_backends(cfg)
     launch.start_processes(cfg, args.launcher, args.local_rank)

@@ -170,3 +170,11 @@ def test_nothing_to_resume_starts_from_the_weights_of_the_config(tool, tiny_conf
     # From there on it goes on from its own.
     code, output = tool('train.py', tiny_config, '--work-dir', tmp_path / 'second', '--resume', *again)
     assert code == 0 and 'resumed epoch: 0, iter: 1' in output, output
+
+
+def test_flow_is_validated_in_the_bins_of_the_network(fails, tiny_config, tmp_path):
+    """A perfect prediction would else have a tenth of its bins right."""
+    options = ['--work-dir', tmp_path / 'run', '--cfg-options', 'model.codec.max_flow=30']
+    said = fails('train.py', tiny_config, *options)
+    assert 'val_evaluator.codec is {' in said and 'expected that of the model, {' in said, said
+    assert "'max_flow': 30" in said and not (tmp_path / 'run').exists()
