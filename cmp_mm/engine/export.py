@@ -4,7 +4,7 @@ import copy
 import hashlib
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,8 +49,12 @@ class KeyReport:
 
     def __str__(self) -> str:
         groups = dict(missing=self.missing, unexpected=self.unexpected, misshapen=self.misshapen)
-        lists = (f'{len(keys)} {name}{"".join(f" {key}" for key in keys)}' for name, keys in groups.items())
+        lists = (f'{len(keys)} {name}{_first(keys)}' for name, keys in groups.items())
         return f'{self.matched} tensors matched; {"; ".join(lists)}'
+
+
+def _first(keys: Sequence[str], most: int = 8) -> str:
+    return ''.join(f' {key}' for key in keys[:most]) + (' ...' if len(keys) > most else '')
 
 
 def compare_keys(module: nn.Module, state: Mapping[str, Tensor]) -> KeyReport:
@@ -118,7 +122,7 @@ def model_config(checkpoint: dict) -> dict | None:
 
 
 def build_module(config: Mapping, trusted: bool = False) -> nn.Module:
-    """Build the shapes of a module, on torch's meta device: no memory for weights, and none loaded.
+    """Build the shapes of a module, on torch's meta device if it can be: no memory for weights, none loaded.
 
     A config names what is to be called, and mmengine takes any importable name. From a checkpoint only
     names registered by cmp_mm, mmcv and mmengine are accepted.
@@ -133,7 +137,13 @@ def build_module(config: Mapping, trusted: bool = False) -> nn.Module:
     config = copy.deepcopy(dict(config))
     _prepare(config, None if trusted else _known_names())
     try:
-        with torch.device('meta'):
+        try:
+            with torch.device('meta'):
+                return MODELS.build({'_scope_': 'cmp_mm', **copy.deepcopy(config)})
+        except (NotImplementedError, RuntimeError):
+            # Some backbones of other packages read a tensor as they are built.
+            if not trusted:
+                raise
             return MODELS.build({'_scope_': 'cmp_mm', **config})
     except Exception as error:
         reason = (str(error).strip().splitlines() or [''])[0]

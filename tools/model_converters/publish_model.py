@@ -2,7 +2,7 @@
 
 Only the weights are kept, and which model they are of; optimizer, logs, config, paths and dates go. The file
 is called ``OUT-<sha8>.pth`` after its contents, is read again as data and held against a model built from its
-config; the exit code is 1 where a key is missing or left over.
+config; nothing is written, and the exit code is 1, where a key is missing or left over.
 """
 
 import argparse
@@ -55,6 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise CheckpointError('it does not say of which model it is; add --config CONFIG')
         module = export.build_module(model, trusted=bool(args.config))
         weights = export.select_weights(checkpoint, args.raw)
+        if 'backbone' not in model and any(key.startswith(export.PREFIX) for key in weights):
+            # official2cmp_mm.py also writes encoders alone.
+            weights = export.select_backbone(weights)
+        report = export.compare_keys(module, weights)
+        if not report.fits:
+            raise CheckpointError(f'it does not fill {model["type"]}: {report}')
     except CheckpointError as error:
         raise CheckpointError(f'checkpoint {args.checkpoint}: {error}') from None
     meta = export.export_meta(checkpoint, model=model)

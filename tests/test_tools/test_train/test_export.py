@@ -115,6 +115,34 @@ def test_published_file_is_weights_alone_under_its_digits(tool, trained, tmp_pat
     assert [found.name for found in tmp_path.glob('*.pth')] == [path.name]
 
 
+def test_an_encoder_alone_is_published_as_the_backbone_it_is(tool, trained, tmp_path):
+    """As official2cmp_mm.py writes one: the backbone's config, and its keys with their prefix."""
+    checkpoint = torch.load(trained, weights_only=True)
+    state = {key: value for key, value in checkpoint['state_dict'].items() if key.startswith('backbone.')}
+    config = dict(type='ResNet', depth=18)
+    torch.save(dict(meta=dict(model=config), state_dict=state), tmp_path / 'encoder.pth')
+    code, output = tool(PUBLISH, tmp_path / 'encoder.pth', tmp_path / 'out.pth')
+    assert code == 0 and '0 missing; 0 unexpected' in output, output
+    (path,) = tmp_path.glob('out-*.pth')
+    MODELS.build(config).load_state_dict(torch.load(path, weights_only=True)['state_dict'])
+
+
+def test_an_encoder_that_reads_a_tensor_as_it_is_built(tool, trained, tmp_path):
+    """On the meta device Swin cannot be built."""
+    pytest.importorskip('mmseg')
+    backbone = dict(
+        type='mmseg.SwinTransformer', embed_dims=8, depths=(1, 1), num_heads=(1, 1), strides=(4, 2)
+    )
+    backbone.update(out_indices=(1,), window_size=2)
+    config = tmp_path / 'swin.py'
+    config.write_text(f"model = dict(type='CMP', backbone={backbone})\n")
+    state = MODELS.build(dict(backbone)).state_dict()
+    state = {f'backbone.{key}': value for key, value in state.items()}
+    torch.save(dict(state_dict=state), tmp_path / 'swin.pth')
+    code, output = tool(EXTRACT, tmp_path / 'swin.pth', tmp_path / 'out.pth', '--config', config)
+    assert code == 0 and f'{len(state)} tensors matched; 0 missing' in output, output
+
+
 def test_averaged_and_raw_weights(tool, trained, tmp_path):
     """mmengine's EMAHook stores the averaged weights as state_dict and the others as ema_state_dict."""
     checkpoint = torch.load(trained, weights_only=True)
@@ -136,6 +164,7 @@ def test_keys_that_do_not_fit_are_listed(tool, trained, tmp_path):
     assert code == 1 and '1 missing conv1.weight; 1 unexpected stem.weight' in output, output
     code, output = tool(PUBLISH, tmp_path / 'odd.pth', tmp_path / 'out.pth')
     assert code == 1 and '1 missing backbone.conv1.weight' in output, output
+    assert [path.name for path in tmp_path.glob('out*.pth')] == ['out.pth'], 'nothing was published'
 
 
 @pytest.mark.parametrize('kind', ['os.system', 'mmengine.utils.mkdir_or_exist', 'Pretrained', None])
