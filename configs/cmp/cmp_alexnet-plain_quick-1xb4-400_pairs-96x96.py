@@ -1,6 +1,7 @@
 # The quick recipe for AlexNet, as far as half an hour on one CPU core goes. At its own stride of 32 a crop
-# has too few positions to learn from; at 8 (dilated, the same weights) it has 144. The half that reads arrows
-# starts from a quick ResNet-18's, whose checkpoint is expected at `start`.
+# has too few positions to learn from; at 8 (shorter steps, the same weights) it has 144. The half that reads
+# arrows starts from a quick ResNet-18's, whose checkpoint is expected at `start`; another one is named by
+# --cfg-options model.guidance_encoder.init_cfg.checkpoint=FILE model.decoder.init_cfg.checkpoint=FILE.
 _base_ = './cmp_resnet18-plain_quick-1xb16-800_pairs-96x96.py'
 
 start = 'checkpoints/cmp_resnet18_quick.pth'
