@@ -22,6 +22,18 @@ def test_alexnet_stages_have_the_reference_widths_and_strides():
     assert [64 // m.shape[2] for m in maps] == [4, 8, 16, 16, 16, 32, 32]
 
 
+def test_alexnet_of_stride_8_steps_where_the_reference_does():
+    backbone = AlexNetFCN(8, out_indices=range(7)).eval()
+    with torch.no_grad():
+        maps = backbone(torch.randn(1, 3, 64, 64))
+    assert [64 // m.shape[2] for m in maps] == [2, 4, 8, 8, 8, 8, 8]
+
+
+def test_alexnet_drops_half_after_both_of_its_last_layers():
+    backbone = AlexNetFCN()
+    assert [(m[-1].p, type(m[-1])) for m in (backbone.fc6, backbone.fc7)] == [(0.5, nn.Dropout)] * 2
+
+
 def test_alexnet_stops_at_the_deepest_stage_asked_for():
     backbone = AlexNetFCN(32, out_indices=(0, 2), dropout=0.0)
     calls = []
