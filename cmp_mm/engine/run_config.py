@@ -81,6 +81,11 @@ def load_config(
         ) from error
     if data_root is not None:
         set_data_root(cfg, str(data_root), splits)
+    for split in _SPLITS:
+        loader = cfg.get(f'{split}_dataloader')
+        if loader and loader.get('num_workers') == 0:
+            loader.pop('persistent_workers', None)  # torch refuses it, and one changes the number alone
+            loader.pop('prefetch_factor', None)
     return cfg
 
 

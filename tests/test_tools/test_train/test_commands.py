@@ -178,3 +178,17 @@ def test_flow_is_validated_in_the_bins_of_the_network(fails, tiny_config, tmp_pa
     said = fails('train.py', tiny_config, *options)
     assert 'val_evaluator.codec is {' in said and 'expected that of the model, {' in said, said
     assert "'max_flow': 30" in said and not (tmp_path / 'run').exists()
+
+
+def test_no_data_workers_by_the_number_alone(tool, tiny_config, tmp_path):
+    """torch takes neither persistent workers nor prefetching without any."""
+    config = tmp_path / 'workers.py'
+    loader = 'dict(num_workers=2, persistent_workers=True, prefetch_factor=4)'
+    config.write_text(
+        f"_base_ = '{tiny_config}'\ntrain_dataloader = {loader}\nval_dataloader = {loader}\n"
+        'test_dataloader = val_dataloader\n'
+    )
+    options = ['train_dataloader.num_workers=0', 'val_dataloader.num_workers=0', 'train_cfg.max_iters=1']
+    options += ['train_cfg.val_interval=1']
+    code, output = tool('train.py', config, '--work-dir', tmp_path / 'run', '--cfg-options', *options)
+    assert code == 0 and 'cmp/epe' in output, output
