@@ -8,7 +8,7 @@
 #     CMP_MM_VENV   virtual environment                (.venv)
 #     CMP_MM_OUT    where everything is written         (work_dirs/quickstart-... , one for each set of videos)
 #     CMP_MM_ITERS  iterations of training              (600, some minutes on 2 cores)
-#     CMP_MM_CONFIG which of configs/cmp/*quick* to train (the one of 800 iterations)
+#     CMP_MM_CONFIG which of configs/cmp/*quick* to train (the one of 800 iterations), also relative to here
 # Another number of iterations or config is another run beside the first, with the same pairs.
 set -euo pipefail
 SOURCES=()
@@ -19,6 +19,14 @@ for source in "$@"; do
     fi
     SOURCES+=("$(realpath "$source")")
 done
+if [[ ! "${CMP_MM_ITERS:-600}" =~ ^[0-9]{1,7}$ ]] || [ "${CMP_MM_ITERS:-600}" -le 20 ]; then
+    echo "CMP_MM_ITERS is $CMP_MM_ITERS; expected a whole number above 20, which the warm-up takes" >&2
+    exit 1
+fi
+# Relative to where it is called, as VIDEO is.
+[ -z "${CMP_MM_VENV:-}" ] || CMP_MM_VENV=$(realpath -m "$CMP_MM_VENV")
+[ -z "${CMP_MM_OUT:-}" ] || CMP_MM_OUT=$(realpath -m "$CMP_MM_OUT")
+[ ! -e "${CMP_MM_CONFIG:-}" ] || CMP_MM_CONFIG=$(realpath "$CMP_MM_CONFIG")
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
 NAME=puppets
 [ ${#SOURCES[@]} -eq 0 ] || NAME=$(printf '%s\n' "${SOURCES[@]}" | sha256sum | cut -c 1-8)
