@@ -83,7 +83,17 @@ def test_metrics_of_other_packages(tool, tmp_path, capsys):
         heights.append(cv2.imread(str(out)).shape[0])
     assert heights[0] == pytest.approx(2 * heights[1], abs=2)  # no empty panel where there is no metric
     text = capsys.readouterr().out
-    assert 'seg: mIoU 9.000 at iteration 20, last 8.000 at 30\n' in text and 'no validation' in text
+    assert 'seg: mIoU 9.000 at iteration 20, last 8.000 at 30\n' in text
+    assert 'seg: no coco/AP in its log\n' in text
+
+
+def test_a_metric_by_the_key_of_the_log_is_the_same(tool, work_dir, tmp_path, capsys):
+    said = []
+    for metric in ('epe', 'cmp/epe', 'EPE'):
+        assert tool['main']([str(work_dir), '--out', str(tmp_path / 'curve.png'), '--metric', metric]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] and 'nearest' in said[0]
+    assert 'no EPE in its log; there are cmp/epe' in said[2]
 
 
 def test_bad_input_is_one_line(tool, tmp_path, capsys):

@@ -47,6 +47,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--title', help='line above the picture')
     args = parser.parse_args(argv)
+    args.metric = args.metric.removeprefix(f'{NETWORK}/')
     if args.labels and len(args.labels) != len(args.runs):
         parser.error(f'{len(args.labels)} labels for {len(args.runs)} runs; expected one for each')
     if args.out.suffix not in ('.png', '.svg', '.pdf'):
@@ -157,8 +158,11 @@ def draw(runs: dict[str, Series], metric: str, title: str | None, suffix: str) -
 def describe(label: str, run: Series, metric: str) -> str:
     """One line: the best validation of a run beside its baselines; of unknown metrics the highest is best."""
     key = metric_key(metric)
-    if key not in run or not np.isfinite(run[key][1]).any():
-        return f'{label}: no validation in its log'
+    if key in run and not np.isfinite(run[key][1]).any():
+        return f'{label}: {key} is no number in its log'
+    if key not in run:
+        others = [name for name in run if name.startswith(f'{NETWORK}/')]
+        return f'{label}: no {key} in its log' + (f'; there are {", ".join(others)}' if others else '')
     steps, values = run[key]
     rising = metric == 'bin_acc' or metric not in METRICS
     best = int(np.nanargmax(values) if rising else np.nanargmin(values))
