@@ -17,13 +17,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from tqdm import tqdm
 
 from cmp_mm.apis import CMPInferencer
 from cmp_mm.apis.command_line import one_line_errors
 from cmp_mm.apis.loading import model_config
 from cmp_mm.engine import write_durably
+from cmp_mm.engine.run_config import ConfigOptions
 from cmp_mm.registry import MODELS
 
 
@@ -36,7 +37,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=ConfigOptions,
         default={},
         metavar='KEY=VALUE',
         help="change settings of the config's model",

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 import cmp_mm
 from cmp_mm.downstream import check_config
@@ -66,7 +66,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--amp', action='store_true', help='as for tools/train.py')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, default={}, help='as for tools/train.py'
+        '--cfg-options', nargs='+', action=run_config.ConfigOptions, default={}, help='as for tools/train.py'
     )
     args = parser.parse_args()
     if args.seeds < 1:

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from mmengine.config import DictAction
 from mmengine.registry import init_default_scope
 from tqdm import tqdm
 
+from cmp_mm.datasets import ImageFlowDataset
 from cmp_mm.engine import launch, run_config
 from cmp_mm.registry import DATASETS
 from cmp_mm.visualization import FlowVisualizer
@@ -40,7 +40,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=run_config.ConfigOptions,
         metavar='KEY=VALUE',
         help='change settings of the config',
     )
@@ -53,7 +53,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw."""
     args = parse_args(argv)
-    cfg = run_config.load_config(args.config, args.cfg_options, args.data_root)
+    cfg = run_config.load_config(args.config, args.cfg_options, args.data_root, (args.split,))
     loader = cfg.get(f'{args.split}_dataloader')
     if loader is None:
         raise run_config.UsageError(f'config {args.config} has no {args.split}_dataloader')
@@ -68,6 +68,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ValueError as error:
         raise run_config.UsageError(str(error)) from None
     dataset = DATASETS.build(loader.dataset)
+    if not isinstance(dataset, ImageFlowDataset):
+        raise run_config.UsageError(
+            f'config {args.config}: its {args.split} set is a {type(dataset).__name__}, expected an '
+            'ImageFlowDataset; the browse_dataset.py of its own package draws it'
+        )
     dataset.full_init()
     args.out.mkdir(parents=True, exist_ok=True)
     indices = np.unique(np.linspace(0, len(dataset) - 1, args.number).round().astype(int)).tolist()
