@@ -96,6 +96,10 @@ def test_video_by_arrows_and_trajectories(tool, network, image, tmp_path, capsys
     with Image.open(tmp_path / 'b.gif') as gif:
         assert gif.size == (50, 40)
     assert '4 frames' in capsys.readouterr().out
+    for option in (['--frames', '9'], ['--motion', 'stepwise']):
+        with pytest.raises(SystemExit):
+            main([image, '--trajectories', str(paths), *option, '--out', str(tmp_path / 'c.gif'), *network])
+        assert '--frames and --motion are of arrows' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('options', [[], ['--method', 'aligned', '--zoom-factor', '2', '--crop-size', '40']])

@@ -40,21 +40,23 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--trajectories', metavar='JSON', help='file of trajectories, instead of arrows')
     parser.add_argument('--out', type=Path, required=True, help='video to write, .gif or .mp4')
-    parser.add_argument(
-        '--frames', type=int, default=16, help='frames of a video by arrows (default: %(default)s)'
-    )
+    parser.add_argument('--frames', type=int, help='frames of a video by arrows (default: 16)')
     parser.add_argument('--fps', type=float, default=10.0, help='frames per second (default: %(default)g)')
     parser.add_argument(
         '--motion',
         choices=MOTIONS,
-        default='straight',
-        help='one flow for the video, or a new one on every frame (default: %(default)s)',
+        help='by arrows: one flow for the video, or a new one on every frame (default: straight)',
     )
     parser.add_argument(
         '--fill', choices=HOLE_FILLINGS, default='nearest', help='of holes (default: %(default)s)'
     )
     add_network_options(parser)
-    return parser.parse_args(glue_negative_numbers(argv))
+    args = parser.parse_args(glue_negative_numbers(argv))
+    if args.trajectories is not None and not (args.frames is None and args.motion is None):
+        parser.error('--frames and --motion are of arrows; trajectories say where each frame is')
+    args.frames = 16 if args.frames is None else args.frames
+    args.motion = args.motion or 'straight'
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:
