@@ -230,6 +230,7 @@ def test_precomputed_leaves_unknown_pixels_nan_and_alone(tmp_path, size):
     flow = build_flow_estimator('precomputed', root=tmp_path).for_pair(FRAME, FRAME, 'a')
     known = np.isfinite(flow).all(axis=2)
     assert 0 < known.sum() < known.size
+    assert abs(known.mean() - valid.mean()) < 0.1, 'resized, unknown pixels do not eat their neighbours'
     np.testing.assert_allclose(flow[known], np.tile([6 * 23 / size[1], 6 * 17 / size[0]], (known.sum(), 1)))
 
 

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cmp_mm.flow import add_legend, flow_to_rgb, write_flow
+from cmp_mm.flow import add_legend, flow_to_rgb, read_flow, write_flow
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'visualization' / 'flow2rgb.py'
 
@@ -40,6 +40,20 @@ def test_a_folder_at_one_scale(main, flow, tmp_path):
     np.testing.assert_array_equal(read_rgb(tmp_path / 'out' / 'slow.png'), flow_to_rgb(flow, 20))
     kitti = np.rint(flow * 3 * 64) / 64
     np.testing.assert_array_equal(read_rgb(tmp_path / 'out' / 'deep' / 'fast.png'), flow_to_rgb(kitti, 20))
+
+
+def test_bound_of_jpg_and_unknown_pixels(main, flow, tmp_path):
+    (tmp_path / 'in').mkdir()
+    valid = np.ones(flow.shape[:2], bool)
+    valid[:10] = False
+    write_flow(flow, tmp_path / 'in' / 'known.npz', valid=valid)
+    jpg = tmp_path / 'in' / 'pair_x.jpg', tmp_path / 'in' / 'pair_y.jpg'
+    write_flow(flow, jpg, bound=20)
+    read, _ = read_flow(jpg, bound=20)
+    assert main([str(tmp_path / 'in'), '--out', str(tmp_path / 'out'), '--no-legend', '--bound', '20']) == 0
+    np.testing.assert_array_equal(read_rgb(tmp_path / 'out' / 'known.png'), flow_to_rgb(flow, 20, valid))
+    (drawn,) = (path for path in (tmp_path / 'out').iterdir() if path.name != 'known.png')
+    np.testing.assert_array_equal(read_rgb(drawn), flow_to_rgb(read, 20))
 
 
 def test_a_broken_file_is_one_line_and_the_rest_is_drawn(main, flow, tmp_path, capsys):

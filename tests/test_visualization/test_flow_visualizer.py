@@ -82,8 +82,10 @@ def test_local_files_and_tensorboard(tmp_path, image, sample):
 
 
 def test_out_file(tmp_path, image, sample):
-    build(tmp_path).add_datasample('any', image, sample, out_file=str(tmp_path / 'one.png'))
-    assert cv2.imread(str(tmp_path / 'one.png')) is not None
+    visualizer = build(tmp_path)
+    visualizer.add_datasample('any', image, sample, out_file=str(tmp_path / 'one.png'))
+    picture = cv2.cvtColor(cv2.imread(str(tmp_path / 'one.png')), cv2.COLOR_BGR2RGB)
+    np.testing.assert_array_equal(picture, visualizer.draw(image, sample))
     assert not (tmp_path / 'vis_data' / 'vis_image').exists()
     assert [path.name for path in tmp_path.glob('*.tmp')] == []
 

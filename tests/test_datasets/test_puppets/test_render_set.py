@@ -11,6 +11,7 @@ import pytest
 
 from cmp_mm.datasets import ImageFlowDataset
 from cmp_mm.datasets.preparation import PrepareError
+from cmp_mm.datasets.preparation.annotation import choose_val
 from cmp_mm.datasets.puppets import (
     KEYPOINT_NAMES,
     PART_NAMES,
@@ -78,6 +79,7 @@ def test_split_is_by_clip(puppet_set):
         {entry['video'] for entry in annotation(out, split)['data_list']} for split in ('train', 'val')
     )
     assert train and val and not train & val and len(train | val) == 6
+    assert val == set(choose_val(train | val, 0.4))
     assert summary['pairs'] == {'total': 12, 'train': 2 * len(train), 'val': 2 * len(val)}
     assert json.loads((out / 'summary.json').read_text()) == summary
 

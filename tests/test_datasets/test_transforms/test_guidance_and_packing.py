@@ -90,6 +90,7 @@ def test_packing_only_what_there_is():
     first = PackFlowInputs(meta_keys=[])(dict(sample))['data_samples'].metainfo
     np.random.seed(5)
     assert PackFlowInputs(meta_keys=[])(dict(sample))['data_samples'].metainfo == first
+    assert PackFlowInputs(meta_keys=[])(dict(sample))['data_samples'].metainfo != first
     only_image = PackFlowInputs()(dict(img=sample['img']))
     assert 'gt_flow' not in only_image['data_samples']
 
