@@ -84,6 +84,10 @@ def main() -> int:
     for split in ('train', 'val'):
         pairs, clips = summary['pairs'][split], summary['videos'][split]
         print(f'{split}: {pairs} pairs of {clips} clips, {args.out / split}.json')
+    if summary['clipped_vectors']:
+        print(
+            f'{summary["clipped_vectors"]} vectors exceed --flow-bound {args.flow_bound:g} and were clipped'
+        )
     mean = summary['motion']['mean_px']['mean']
     print(f'mean flow {mean} px; look at {args.out / "contact_sheet.png"}')
     return EXIT_DONE

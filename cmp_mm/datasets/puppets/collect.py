@@ -84,6 +84,7 @@ def write_set(out: Path, records: dict[int, dict], settings: ClipSettings, val_s
         val_share=val_share,
         videos=dict(total=len(records), **videos),
         pairs=dict(total=len(motion), **pairs),
+        clipped_vectors=sum(record.get('clipped', 0) for record in records.values()),
         motion=dict(mean_px=_spread(motion[:, 0]), p95_px=_spread(motion[:, 1])),
     )
     sheet = cv2.imencode('.png', contact_sheet(out, records, settings)[..., ::-1])[1].tobytes()

@@ -99,8 +99,9 @@ def write_clip(out: Path, index: int, settings: ClipSettings) -> dict[str, Any]:
         settings: the rest.
 
     Returns:
-        The record: ``items`` (one per pair of frames, as in the annotation) and ``motion`` (mean and 95th
-        percentile of the speed of each pair, pixels).
+        The record: ``items`` (one per pair of frames, as in the annotation), ``motion`` (mean and 95th
+        percentile of the speed of each pair, pixels) and ``clipped`` (vectors of the clip with a component
+        beyond the bound of jpg flow).
 
     Raises:
         OSError: a file cannot be written.
@@ -110,7 +111,7 @@ def write_clip(out: Path, index: int, settings: ClipSettings) -> dict[str, Any]:
     for folder in (*folders.values(), record_path(out, index).parent):
         folder.mkdir(parents=True, exist_ok=True)
     clip = random_clip(s.seed, index, s.frames, s.height, s.width)
-    items, motion = [], []
+    items, motion, clipped = [], [], 0
     for t in range(s.frames):
         frame = render_frame(clip, t)
         files = [(out / frame_name(name, t), _jpeg(frame.image, s.jpeg_quality))]
@@ -119,11 +120,13 @@ def write_clip(out: Path, index: int, settings: ClipSettings) -> dict[str, Any]:
             flow = exact_flow(clip, t, frame.layers)
             speed = np.hypot(flow[..., 0], flow[..., 1])
             motion.append([round(float(speed.mean()), 4), round(float(np.percentile(speed, 95)), 4)])
+            if s.flow_format == 'jpg':
+                clipped += int((np.abs(flow) > s.flow_bound).any(axis=2).sum())
             paths = flow_names(name, t, s.flow_format)
             write_flow(flow, [out / path for path in paths], s.flow_format, s.flow_bound)
             items.append(_item(clip, name, t, frame.layers, paths))
         write_whole(files)
-    record = dict(items=items, motion=motion)
+    record = dict(items=items, motion=motion, clipped=clipped)
     flush_file_system(out)
     write_whole([(record_path(out, index), dump_json(record))], flush=True)
     return record

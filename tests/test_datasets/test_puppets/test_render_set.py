@@ -189,6 +189,23 @@ def test_command_line(tmp_path):
     assert wrong.stderr.strip().splitlines()[-1].startswith('error: ') and 'seed 0, now 5' in wrong.stderr
 
 
+def test_vectors_beyond_the_bound_are_told(tmp_path):
+    options = ['--clips', '1', '--frames', '3', '--size', '48x64', '--flow-format']
+    beyond = sum(
+        int((np.abs(exact_flow(clip, t, render_frame(clip, t).layers)) > 2).any(axis=2).sum())
+        for clip in [random_clip(0, 0, 3, 48, 64)]
+        for t in range(2)
+    )
+    assert beyond > 0
+    for extra, expected in ((['jpg', '--flow-bound', '2'], beyond), (['kitti', '--flow-bound', '2'], 0)):
+        out = tmp_path / extra[0]
+        command = [sys.executable, str(TOOL), '--out', str(out), *options, *extra]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert json.loads((out / 'summary.json').read_text())['clipped_vectors'] == expected
+        assert (f'{beyond} vectors exceed --flow-bound 2 and were clipped' in done.stdout) == (expected > 0)
+
+
 @pytest.mark.parametrize('harm', [Path.unlink, lambda path: path.write_bytes(b'')])
 @pytest.mark.parametrize('name', ['frames/puppets00001/000001.jpg', 'parts/puppets00001/000000.png'])
 def test_a_lost_or_emptied_file_is_made_again(tmp_path, name, harm):
