@@ -1,4 +1,5 @@
 from .bfloat16_optim_wrapper import Bfloat16OptimWrapper, computes_in_bfloat16
+from .bin_prior_hook import BinPriorHook
 from .broadcast_buffers_hook import BroadcastBuffersHook
 from .checkpoint_files import find_resumable, write_durably
 from .checkpoint_hook import AtomicCheckpointHook
@@ -13,6 +14,7 @@ from .scalars import read_curve, read_scalars
 __all__ = [
     'AtomicCheckpointHook',
     'Bfloat16OptimWrapper',
+    'BinPriorHook',
     'BroadcastBuffersHook',
     'CheckpointError',
     'DivergedError',

@@ -94,6 +94,10 @@ def _augmented(cfg: Config) -> None:
     ]
 
 
+def _prior(cfg: Config) -> None:
+    cfg.custom_hooks.append(dict(type='BinPriorHook'))
+
+
 def _both(*changes: Callable[[Config], None]) -> Callable[[Config], None]:
     def change(cfg: Config) -> None:
         for one in changes:
@@ -113,6 +117,9 @@ RECIPES = {
     'cmp-4': Recipe('CMP, the same, at most 4 points', _points(4)),
     'cmp-1to32': Recipe('CMP, the same, at most 1 to 32 points, drawn per image', _points((1, 32))),
     'cmp-kaiming': Recipe('CMP, the same, Kaiming initialisation of the backbone', _kaiming),
+    'cmp-prior-kaiming': Recipe(
+        'CMP, the same, and a bias that starts at how often each bin occurs', _both(_kaiming, _prior)
+    ),
     'walker-kaiming': Recipe('Walker, Kaiming initialisation of the backbone', _both(_walker, _kaiming)),
     'cmp-4-kaiming': Recipe(
         'CMP, at most 4 points, Kaiming initialisation of the backbone', _both(_points(4), _kaiming)
