@@ -15,7 +15,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from cmp_mm.downstream import check_config
-from cmp_mm.engine import launch, run_config
+from cmp_mm.engine import launch, run_config, stopping
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
     if args.resume == 'auto':
         launch.start_where_nothing_resumes(runner, start_from)
-    with launch.saving_when_stopped(runner):
+    with stopping.saving_when_stopped(runner):
         runner.train()
     launch.stop_processes()
 

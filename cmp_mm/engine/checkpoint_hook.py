@@ -273,3 +273,8 @@ class AtomicCheckpointHook(CheckpointHook):
             self.file_backend.remove(path)
         elif self.file_backend.isdir(path):
             self.file_backend.rmtree(path)  # deepspeed writes folders
+
+
+def checkpoint_hook_of(runner: Runner) -> AtomicCheckpointHook | None:
+    """The hook of a runner that writes its checkpoints; None where that is another package's."""
+    return next((hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook)), None)

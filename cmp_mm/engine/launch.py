@@ -2,17 +2,14 @@
 
 import logging
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from importlib.util import find_spec
 from multiprocessing import parent_process
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -23,13 +20,12 @@ from torch import distributed
 from cmp_mm.datasets import AnnotationError, OutsideRootError, TooManyBadSamplesError
 
 from .bfloat16_optim_wrapper import computes_in_bfloat16
-from .checkpoint_hook import AtomicCheckpointHook, TrainingStopped
+from .checkpoint_hook import TrainingStopped, checkpoint_hook_of
 from .checkpoint_loading import CheckpointError
 from .finite_loss_hook import DivergedError
 from .run_config import UsageError
 
 _BFLOAT16 = 'Bfloat16OptimWrapper'
-_saving: list[int] = []  # not empty while a signal ends the training after its step
 _EXPECTED = (
     AnnotationError,
     CheckpointError,
@@ -95,70 +91,6 @@ def one_line_errors(program: str) -> Iterator[None]:
         sys.exit(130)
 
 
-@cache
-def _let_children_outlive_sigterm() -> None:
-    """Keep data workers at work when SIGTERM is sent to them too, as schedulers do to every process of a job.
-
-    torch has them die of it, unless it comes from the process they work for, and the step that is to be
-    saved never gets its data. Here they only heed that process.
-    """
-    if hasattr(signal, 'sigwaitinfo'):
-        os.register_at_fork(after_in_child=_heed_parent_only)
-
-
-def _heed_parent_only() -> None:
-    if _saving:
-        # Blocked, as torch puts a handler of its own in place later.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_with_parent(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)
-
-
-@contextmanager
-def saving_when_stopped(runner: Runner) -> Iterator[None]:
-    """Let Ctrl-C and a scheduler's SIGTERM end a training after its step, with a checkpoint of it.
-
-    Either may come to the data workers too. Either a second time ends it at once, and so does the first
-    where checkpoints are saved by epoch or by another hook than ours. Where Ctrl-C is ignored, as in a
-    shell's background, it stays ignored.
-    """
-    hook = _checkpoint_hook(runner)
-    if hook is None or hook.by_epoch:
-        yield
-        return
-    process = os.getpid()
-
-    def ask(signum: int, _frame: FrameType | None) -> None:
-        # Ctrl-C reaches the data workers too; forked ones inherit this, and live on to finish the step.
-        if os.getpid() != process:
-            return
-        for number in before:
-            signal.signal(number, signal.default_int_handler)
-        hook.stop_after_step(signum)
-        print('stopping after this step; once more to stop at once', file=sys.stderr, flush=True)
-
-    before = {
-        number: signal.getsignal(number)
-        for number in (signal.SIGINT, signal.SIGTERM)
-        if signal.getsignal(number) is not signal.SIG_IGN
-    }
-    _let_children_outlive_sigterm()
-    for number in before:
-        signal.signal(number, ask)
-    _saving.append(process)
-    try:
-        yield
-    finally:
-        _saving.pop()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def start_where_nothing_resumes(runner: Runner, start_from: str | None) -> None:
     """Let a run that is to go on, and finds nothing to go on from, start from the weights of its config.
 
@@ -166,15 +98,11 @@ def start_where_nothing_resumes(runner: Runner, start_from: str | None) -> None:
         runner: built with ``resume=True`` and no ``load_from``.
         start_from: ``load_from`` of the config.
     """
-    hook = _checkpoint_hook(runner)
+    hook = checkpoint_hook_of(runner)
     if hook is not None:
         hook.start_from = start_from
     elif start_from is not None and find_latest_checkpoint(runner.work_dir) is None:
         runner._resume, runner._load_from = False, start_from
-
-
-def _checkpoint_hook(runner: Runner) -> AtomicCheckpointHook | None:
-    return next((hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook)), None)
 
 
 def drop_missing_backends(cfg: Config) -> None:
