@@ -249,7 +249,8 @@ def test_probe_goes_through_pretrainings_and_draws(need_probe, monkeypatch):
 def test_propagation_end_to_end_and_again(tools, pairs, tmp_path, monkeypatch, capsys):
     out = tmp_path / 'out'
     size = ['--pretrain-short-side', '64', '--pretrain-crop', '64', '--pretrain-iterations', '2']
-    sets = ['--sets', f'halves={pairs / "val.json"}', '--numbers', '1', '4', '--recipes', 'cmp-4', 'walker']
+    monkeypatch.chdir(pairs.parent)
+    sets = ['--sets', f'halves={pairs.name}/val.json', '--numbers', '1', '4', '--recipes', 'cmp-4', 'walker']
     command = ['propagation.py', '--pairs', str(pairs), '--out', str(out), '--pretrain-batch-size', '2']
     monkeypatch.setattr(sys, 'argv', [*command, *size, *sets])
     assert tools['propagation'].main() == 0

@@ -113,8 +113,8 @@ def open_sets(texts: list[str], cfg: Config) -> dict[str, ImageFlowDataset]:
         name, separator, annotation = text.partition('=')
         if not separator:
             raise ValueError(f'--sets {text}: expected NAME=ANNOTATION')
-        root = str(Path(annotation).parent)
-        sets[name] = ImageFlowDataset(ann_file=annotation, data_root=root, pipeline=pipeline)
+        file = Path(annotation).absolute()  # a relative one would be looked for below the root
+        sets[name] = ImageFlowDataset(ann_file=str(file), data_root=str(file.parent), pipeline=pipeline)
     return sets
 
 
