@@ -287,17 +287,24 @@ def test_propagation_end_to_end_and_again(tools, pairs, tmp_path, monkeypatch, c
 
 
 @pytest.mark.parametrize(
-    'sets, message', [('nameless.txt', 'expected NAME=ANNOTATION'), ('a=b/missing.txt', 'missing.txt')]
+    'sets, message',
+    [
+        ('nameless.txt', 'expected NAME=ANNOTATION'),
+        ('a=b/missing.txt', 'missing.txt'),
+        ('a=HERE/gone.txt', 'were bad; their files'),
+    ],
 )
 def test_a_wrong_set_is_one_line_before_anything_is_trained(
     tools, pairs, tmp_path, monkeypatch, capsys, sets, message
 ):
+    (tmp_path / 'gone.txt').write_text('a.png b.png c.flo\n')
+    sets = sets.replace('HERE', str(tmp_path))
     command = ['propagation.py', '--pairs', str(pairs), '--sets', sets, '--out', str(tmp_path)]
     monkeypatch.setattr(sys, 'argv', command)
     monkeypatch.setattr(tools['recipes'], 'run', lambda *_: pytest.fail('trained'))
     assert tools['propagation'].main() == 1
-    error = capsys.readouterr().err.strip()
-    assert '\n' not in error and message in error
+    (said,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith('propagation: '))
+    assert message in said
 
 
 @pytest.mark.parametrize('name', ['propagation', 'transfer'])

@@ -102,6 +102,7 @@ def open_sets(texts: list[str], cfg: Config) -> dict[str, ImageFlowDataset]:
 
     Raises:
         ValueError: an entry is not NAME=ANNOTATION, or its annotation is missing or cannot be read.
+        RuntimeError: the files of its first image are missing or cannot be read.
     """
     pipeline = [
         step
@@ -115,6 +116,7 @@ def open_sets(texts: list[str], cfg: Config) -> dict[str, ImageFlowDataset]:
             raise ValueError(f'--sets {text}: expected NAME=ANNOTATION')
         file = Path(annotation).absolute()  # a relative one would be looked for below the root
         sets[name] = ImageFlowDataset(ann_file=str(file), data_root=str(file.parent), pipeline=pipeline)
+        sets[name][0]  # are its files there?
     return sets
 
 
@@ -189,17 +191,17 @@ def main() -> int:
         cfg = pretraining_config(RECIPES[args.recipes[0]], any_pairs, chosen_scale(args))
         sets = open_sets(args.sets, cfg)  # before the trainings: they take longest
         trained = pretrain_all(args)
+        models = {
+            name: [load_network(one['config'], one['checkpoint']).eval() for one in several]
+            for name, several in trained.items()
+        }
+        results = {}
+        for name, dataset in sets.items():
+            results[name] = measure(models, dataset, args)
+            print(f'\n{name}\n\n{render_table(results[name], args.numbers)}', flush=True)
     except (RuntimeError, ValueError, OSError) as error:
         print(f'propagation: {error}', file=sys.stderr)
         return 1
-    models = {
-        name: [load_network(one['config'], one['checkpoint']).eval() for one in several]
-        for name, several in trained.items()
-    }
-    results = {}
-    for name, dataset in sets.items():
-        results[name] = measure(models, dataset, args)
-        print(f'\n{name}\n\n{render_table(results[name], args.numbers)}', flush=True)
     text = '\n'.join(
         f'{name}\n\n{render_table(measured, args.numbers)}' for name, measured in results.items()
     )
