@@ -140,7 +140,7 @@ def build_module(config: Mapping, trusted: bool = False) -> nn.Module:
         try:
             with torch.device('meta'):
                 return MODELS.build({'_scope_': 'cmp_mm', **copy.deepcopy(config)})
-        except (NotImplementedError, RuntimeError):
+        except RuntimeError:
             # Some backbones of other packages read a tensor as they are built.
             if not trusted:
                 raise

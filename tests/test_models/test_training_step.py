@@ -80,7 +80,7 @@ def test_fast_step_is_the_plain_step(build, moving_batch, device, model):
     if model == 'cmp_resnet50_skip':
         return  # its coarsest scale is one pixel here: normalised over two values, gradients are rounding
     # bfloat16 keeps 8 bits: of an untrained network's gradient it leaves the direction, the less the deeper.
-    for name, least in (('decoder.head.weight', 0.98), ('neck.conv.weight', 0.6)):
+    for name, least in (('decoder.head.weight', 0.98), ('neck.conv.weight', 0.8)):
         assert cosine(half_grads[name], wanted_grads[name]) >= least, name
 
 

@@ -303,8 +303,10 @@ def test_a_wrong_set_is_one_line_before_anything_is_trained(
     monkeypatch.setattr(sys, 'argv', command)
     monkeypatch.setattr(tools['recipes'], 'run', lambda *_: pytest.fail('trained'))
     assert tools['propagation'].main() == 1
-    (said,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith('propagation: '))
+    error = capsys.readouterr().err.strip()
+    (said,) = (line for line in error.splitlines() if line.startswith('propagation: '))
     assert message in said
+    assert 'gone' in sets or '\n' not in error  # where images lack, their names follow
 
 
 @pytest.mark.parametrize('name', ['propagation', 'transfer'])
