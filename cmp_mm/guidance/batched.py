@@ -1,7 +1,8 @@
 """Guidance on the accelerator: the same points as the NumPy functions, a batch at a time, in torch."""
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -183,10 +184,26 @@ def _squared_distance(edges: Tensor) -> Tensor:
     below = torch.where(edges, row, _FAR).flip(1).cummin(dim=1).values.flip(1)
     vertical = torch.minimum(row - above, below - row).clamp(max=_FAR).float()
     squares = vertical * vertical
+    rows = squares.view(-1, width)
+    if edges.is_cuda and _has_triton():
+        from .triton_distances import row_distances  # the package is optional
+
+        return row_distances(rows).view_as(squares)
+    return row_distances_reference(rows).view_as(squares)
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec('triton') is not None
+
+
+def row_distances_reference(squares: Tensor) -> Tensor:
+    """:func:`cmp_mm.guidance.triton_distances.row_distances` in plain torch, on any device."""
     # All distances along a row at once: a search by growing steps, which could stop early, is a thousand
     # small kernels and waits for the device each time it asks whether it may.
-    at = torch.arange(width, device=edges.device, dtype=torch.float32)
+    width = squares.shape[1]
+    at = torch.arange(width, device=squares.device, dtype=torch.float32)
     steps = (at[:, None] - at) ** 2
-    held = _SUMS_AT_ONCE if edges.device.type == 'cpu' else _SUMS_AT_ONCE_ON_GPU
-    rows = squares.view(-1, width).split(max(1, held // width**2))
-    return torch.cat([(some[:, None] + steps).amin(dim=-1) for some in rows]).view_as(squares)
+    held = _SUMS_AT_ONCE if squares.device.type == 'cpu' else _SUMS_AT_ONCE_ON_GPU
+    parts = squares.split(max(1, held // width**2))
+    return torch.cat([(some[:, None] + steps).amin(dim=-1) for some in parts])
