@@ -18,7 +18,7 @@ from torch import Tensor
 
 TILE_ELEMENTS = 512  # bins x pixels per step: with four sums of that size, what one warp's registers hold
 TINY = 1e-25  # a smaller sum may have lost terms to underflow
-MAX_ROWS = 64  # rows of a cell one program walks; taller cells are shared by several
+MAX_ROWS = 16  # rows of a cell one program walks; taller cells are shared by several
 
 
 @triton.jit
@@ -38,16 +38,18 @@ def _load_wanted(pointers, peak, counts):
 
 @triton.jit
 def _loss_kernel(
-    logits,  # (images, bins, h, w) float32
-    target,  # (images, H, W) integer
-    valid,  # (images / axes, H, W) uint8, or unused
-    grad,  # (images, bins, h, w) float32, zeroed, or unused
+    logits,  # (batch, axes x bins, h, w) float32, nodes one after the other, of whatever strides
+    target,  # (images, H, W) integer; images are batch x axes
+    valid,  # (batch, H, W) uint8, or unused
+    grad,  # as the logits, zeroed, or unused
     partial,  # (programs,) float32
     start_y,  # (cells_y + 1,) int32, first pixel row of each cell
     start_x,
     scale_y,
     scale_x,
     bins,
+    bin_stride,
+    node_stride,
     h,
     w,
     height,
@@ -78,14 +80,15 @@ def _loss_kernel(
     # its largest bin: a softmax does not notice, and no value between the nodes exceeds 0.
     bin_index = tl.arange(0, BINS)
     real_bin = bin_index < bins
-    nodes = image.to(tl.int64) * bins * h * w
+    channel = (image % axes) * bins
+    nodes = (image // axes).to(tl.int64) * axes * bins * h * w + channel.to(tl.int64) * bin_stride
     next_y = tl.minimum(cell_y + 1, h - 1)
     next_x = tl.minimum(cell_x + 1, w - 1)
-    at00 = nodes + cell_y * w + cell_x
-    at01 = nodes + cell_y * w + next_x
-    at10 = nodes + next_y * w + cell_x
-    at11 = nodes + next_y * w + next_x
-    plane = bin_index * (h * w)
+    at00 = nodes + (cell_y * w + cell_x) * node_stride
+    at01 = nodes + (cell_y * w + next_x) * node_stride
+    at10 = nodes + (next_y * w + cell_x) * node_stride
+    at11 = nodes + (next_y * w + next_x) * node_stride
+    plane = bin_index * bin_stride
     corner, corner_peak = _load_node(logits + at00 + plane, real_bin)
     right, right_peak = _load_node(logits + at01 + plane, real_bin)
     below, below_peak = _load_node(logits + at10 + plane, real_bin)
@@ -127,7 +130,7 @@ def _loss_kernel(
             total = tl.sum(power, axis=0)
 
         # One bin per pixel: loading its four nodes again is cheaper than looking through all bins.
-        plane_wanted = wanted.to(tl.int64) * (h * w)
+        plane_wanted = wanted.to(tl.int64) * bin_stride
         at_target = (
             _load_wanted(logits + at00 + plane_wanted, corner_peak, counts) * (1 - part_x) * (1 - part_y)
         )
@@ -181,7 +184,12 @@ class TritonLoss(torch.autograd.Function):
         height, width = target.shape[-2:]
         axes = channels // num_bins
         images = batch * axes
-        values = logits.detach().contiguous()
+        values = logits.detach()
+        # Either layout serves as it is. With the bins side by side a node's are read, and added to, a line
+        # of memory at a time, which is a tenth faster; to bring them there costs more than that.
+        if not values.is_contiguous(memory_format=torch.channels_last):
+            values = values.contiguous()
+        strides = (h * w, 1) if values.is_contiguous() else (1, channels)
         target = target.contiguous()
         known = None if valid is None else valid.contiguous().view(torch.uint8)
         with_grad = ctx.needs_input_grad[0]
@@ -204,6 +212,7 @@ class TritonLoss(torch.autograd.Function):
                 scale_y,
                 scale_x,
                 num_bins,
+                *strides,
                 h,
                 w,
                 height,

@@ -179,17 +179,18 @@ from cmp_mm.ops.triton_kernels import _loss_kernel
 def compiles(target='*i64', more=True, ones=()):
     pointers = dict(logits='*fp32', target=target, valid='*u8', grad='*fp32', partial='*fp32', start_y='*i32')
     numbers = dict(start_x='*i32', scale_y='fp32', scale_x='fp32')
-    numbers |= dict.fromkeys(('bins', 'h', 'w', 'height', 'width', 'axes', 'cells_x', 'cells'), 'i32')
-    constants = dict(BINS=128, TILE=4, TINY=1e-25, MAX_ROWS=64, HAS_VALID=more, WITH_GRAD=more)
+    names = ('bins', 'bin_stride', 'node_stride', 'h', 'w', 'height', 'width', 'axes', 'cells_x', 'cells')
+    numbers |= dict.fromkeys(names, 'i32')
+    constants = dict(BINS=128, TILE=4, TINY=1e-25, MAX_ROWS=16, HAS_VALID=more, WITH_GRAD=more)
     constants |= dict.fromkeys(ones, 1)
     signature = pointers | numbers | dict.fromkeys(constants, 'constexpr')
     source = ASTSource(fn=_loss_kernel, signature=signature, constexprs=constants)
     binary = triton.compile(source, target=GPUTarget('cuda', 90, 32), options=dict(num_warps=1))
     assert len(binary.asm['cubin']) > 1000
 
-compiles()
-compiles(more=False)
-compiles(target='*i16', ones=('h', 'w', 'axes', 'cells_x', 'cells'))
+compiles(ones=('node_stride',))
+compiles(more=False, ones=('bin_stride',))
+compiles(target='*i16', ones=('bin_stride', 'node_stride', 'h', 'w', 'axes', 'cells_x', 'cells'))
 """
     if version_tuple(installed_version('triton')) < (3, 3):
         pytest.skip('an older Triton is asked to compile in another way')
