@@ -18,6 +18,7 @@ from mmengine.registry import (
     VISBACKENDS,
     Registry,
 )
+from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import LOOPS as MMENGINE_LOOPS
 from mmengine.registry import METRICS as MMENGINE_METRICS
@@ -36,6 +37,9 @@ TRANSFORMS = Registry(
 )
 DATA_SAMPLERS = Registry(
     'data sampler', parent=MMENGINE_DATA_SAMPLERS, scope='cmp_mm', locations=['cmp_mm.datasets.samplers']
+)
+FUNCTIONS = Registry(
+    'function', parent=MMENGINE_FUNCTIONS, scope='cmp_mm', locations=['cmp_mm.datasets.collate']
 )
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='cmp_mm', locations=['cmp_mm.models'])
 # Codecs: one object, built once and shared by the loss, the prediction and the metric.

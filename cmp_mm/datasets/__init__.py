@@ -10,6 +10,7 @@ from typing import Any
 _HOMES = {
     'annotations': ['AnnotationError'],
     'bad_samples': ['BadSampleError', 'TooManyBadSamplesError'],
+    'collate': ['collate_flow'],
     'files': ['OutsideRootError'],
     'image_flow_dataset': ['ImageFlowDataset'],
     'samplers': ['ResumableSampler'],

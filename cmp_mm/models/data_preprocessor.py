@@ -1,7 +1,9 @@
 """From a packed batch to the network's inputs, on the device."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseDataPreprocessor
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from cmp_mm.guidance import check_strategies, sample_guidance_batched
 from cmp_mm.registry import MODELS
-from cmp_mm.structures import FlowDataSample
+from cmp_mm.structures import FlowBatch, FlowDataSample
 
 
 @MODELS.register_module()
@@ -69,18 +71,20 @@ class FlowDataPreprocessor(BaseDataPreprocessor):
 
         Args:
             data: ``inputs``: dict of ``image``, a list of (3, H, W) uint8 or float tensors in 0..255, or one
-                (N, 3, H, W) tensor; ``data_samples``: list of FlowDataSample, or absent.
+                (N, 3, H, W) tensor; ``data_samples``: list of FlowDataSample, a FlowBatch, or absent.
             training: has no effect; part of mmengine's interface.
 
         Returns:
             ``inputs``: dict of ``image``, (N, 3, H, W) float32 normalised RGB, and ``guidance``,
             (N, 4, H, W) float32 = u, v in pixels, mask, mask. Smaller images are padded at the right and
             bottom with zeros, the mean colour. ``data_samples``: list of N samples whose ``img_shape`` is the
-            (height, width) before that padding, and whose fields stay at that size.
+            (height, width) before that padding, and whose fields stay at that size; or the FlowBatch.
 
         Raises:
             ValueError: a guidance point outside its image.
         """
+        if isinstance(data.get('data_samples'), FlowBatch):
+            return self._whole_batch(data['inputs']['image'], data['data_samples'])
         # Before the copy to the device, where looking at a value would wait for all work queued there.
         for image, sample in zip(data['inputs']['image'], data.get('data_samples') or (), strict=False):
             _check_points(sample, image.shape[-2:])
@@ -98,8 +102,28 @@ class FlowDataPreprocessor(BaseDataPreprocessor):
         else:
             image = torch.stack([pad_to(self._normalize(image), size) for image in images])
         inputs = dict(image=image, guidance=guidance_maps(samples, size, image))
-        inputs = {key: value.contiguous(memory_format=self.memory_format) for key, value in inputs.items()}
-        return dict(inputs=inputs, data_samples=samples)
+        return dict(inputs=self._laid_out(inputs), data_samples=samples)
+
+    def _laid_out(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {key: value.contiguous(memory_format=self.memory_format) for key, value in inputs.items()}
+
+    def _whole_batch(self, image: Tensor, batch: FlowBatch) -> dict:
+        """:meth:`forward` where the data worker put the batch together: no work image by image."""
+        size = tuple(image.shape[-2:])
+        batch = replace(batch, metainfo=tuple(dict(info, img_shape=size) for info in batch.metainfo))
+        if batch.counts is not None:
+            _check_inside(batch.guidance_points, size)
+        image = image.to(self.device, non_blocking=self._non_blocking)
+        batch = batch.to(self.device, non_blocking=self._non_blocking)
+        if self.guidance is not None and batch.counts is None and batch.gt_flow is not None:
+            seeds = [info.get('guidance_seed') for info in batch.metainfo]
+            batch = replace(batch, **self._choose(batch.gt_flow, batch.gt_valid, seeds))
+        image = self._normalize(image)
+        guidance = image.new_zeros(len(image), 4, *size)
+        if batch.counts is not None:
+            of_each = _image_of_each(batch.counts, image.device)
+            scatter_guidance(guidance, of_each, batch.guidance_points, batch.guidance_vectors)
+        return dict(inputs=self._laid_out(dict(image=image, guidance=guidance)), data_samples=batch)
 
     def _sample_guidance(self, samples: Sequence[FlowDataSample]) -> None:
         """Give guidance to the samples that have flow but no points; those of one size in one batch."""
@@ -113,16 +137,24 @@ class FlowDataPreprocessor(BaseDataPreprocessor):
             if any('gt_valid' in sample for sample in alike):
                 everywhere = torch.ones_like(flow[0, 0], dtype=torch.bool)
                 valid = torch.stack([sample.get('gt_valid', everywhere) for sample in alike])
-            # The seed that the data set drew for the sample: the same after a resume, with any worker count.
             seeds = [sample.metainfo.get('guidance_seed') for sample in alike]
-            points = sample_guidance_batched(
-                flow, seeds=None if None in seeds else seeds, valid=valid, **self.guidance
-            )
-            row, column = torch.cat(points).unbind(1)
-            vectors = flow[_image_of_each(points, flow.device), :, row, column]
-            for sample, at, vector in zip(alike, points, vectors.split(list(map(len, points))), strict=True):
+            chosen = self._choose(flow, valid, seeds)
+            counts = list(chosen['counts'])
+            points, vectors = (chosen[f'guidance_{key}'].split(counts) for key in ('points', 'vectors'))
+            for sample, at, vector in zip(alike, points, vectors, strict=True):
                 sample.guidance_points = at
                 sample.guidance_vectors = vector
+
+    def _choose(self, flow: Tensor, valid: Tensor | None, seeds: Sequence[int | None]) -> dict:
+        """Guidance of a batch of flows (N, 2, H, W): the fields that a FlowBatch has for it."""
+        # The seed is what the data set drew for the sample: the same after a resume, with any worker count.
+        found = sample_guidance_batched(
+            flow, seeds=None if None in seeds else seeds, valid=valid, **self.guidance
+        )
+        counts, points = tuple(map(len, found)), torch.cat(found)
+        row, column = points.unbind(1)
+        vectors = flow[_image_of_each(counts, flow.device), :, row, column]
+        return dict(guidance_points=points, guidance_vectors=vectors, counts=counts)
 
     def _normalize(self, image: Tensor) -> Tensor:
         if self.bgr_to_rgb:
@@ -131,14 +163,17 @@ class FlowDataPreprocessor(BaseDataPreprocessor):
 
 
 def _check_points(sample: FlowDataSample, size: Sequence[int]) -> None:
-    if 'guidance_points' in sample and len(sample.guidance_points):
-        points = sample.guidance_points
-        outside = ((points < 0) | (points >= points.new_tensor(tuple(size)))).any(dim=1)
-        if outside.any():
-            raise ValueError(
-                f'guidance: point (row, column) = {tuple(points[outside][0].tolist())} lies outside the '
-                f'image of {size[0]}x{size[1]}.'
-            )
+    if 'guidance_points' in sample:
+        _check_inside(sample.guidance_points, size)
+
+
+def _check_inside(points: Tensor, size: Sequence[int]) -> None:
+    outside = ((points < 0) | (points >= points.new_tensor(tuple(size)))).any(dim=1)
+    if outside.any():
+        raise ValueError(
+            f'guidance: point (row, column) = {tuple(points[outside][0].tolist())} lies outside the image of '
+            f'{size[0]}x{size[1]}.'
+        )
 
 
 def pad_to(x: Tensor, size: Sequence[int], value: float | bool = 0) -> Tensor:
@@ -164,25 +199,39 @@ def guidance_maps(samples: Sequence[FlowDataSample], size: Sequence[int], like: 
     empty = torch.zeros(0, 2, dtype=torch.int64, device=like.device)
     points = [sample.get('guidance_points', empty) for sample in samples]
     if any(map(len, points)):
-        image = _image_of_each(points, like.device)
-        row, column = torch.cat(points).long().unbind(1)
+        image = _image_of_each([len(at) for at in points], like.device)
         vectors = [sample.guidance_vectors for sample, at in zip(samples, points, strict=True) if len(at)]
-        guidance[image, :2, row, column] = torch.cat(vectors).to(guidance.dtype)
-        guidance[image, 2:, row, column] = 1
+        scatter_guidance(guidance, image, torch.cat(points), torch.cat(vectors))
     return guidance
 
 
-def _image_of_each(points: Sequence[Tensor], device: torch.device) -> Tensor:
-    """(P,) int64: the image that each of the points, put together, belongs to."""
-    counts = torch.tensor([len(at) for at in points])
-    return torch.repeat_interleave(torch.arange(len(points)), counts).to(device, non_blocking=True)
+def scatter_guidance(guidance: Tensor, image: Tensor, points: Tensor, vectors: Tensor) -> None:
+    """Write guidance into its maps (N, 4, H, W).
+
+    Args:
+        guidance: where to; zeros elsewhere.
+        image: (P,) the image of each point.
+        points: (P, 2) (row, column).
+        vectors: (P, 2) (u, v).
+    """
+    row, column = points.long().unbind(1)
+    guidance[image, :2, row, column] = vectors.to(guidance.dtype)
+    guidance[image, 2:, row, column] = 1
 
 
-def stack_flow(samples: Sequence[FlowDataSample], size: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+def _image_of_each(counts: Sequence[int], device: torch.device) -> Tensor:
+    """(P,) int64: the image that each of the points, put together, belongs to, given how many each has."""
+    image = np.repeat(np.arange(len(counts)), counts)
+    return torch.from_numpy(image).to(device, non_blocking=True)
+
+
+def stack_flow(
+    samples: Sequence[FlowDataSample] | FlowBatch, size: Sequence[int]
+) -> tuple[Tensor, Tensor | None]:
     """Ground truth of a batch, padded to one size.
 
     Args:
-        samples: with ``gt_flow`` (2, H, W) and optionally ``gt_valid`` (H, W).
+        samples: with ``gt_flow`` (2, H, W) and optionally ``gt_valid`` (H, W); or put together already.
         size: (height, width) to pad to.
 
     Returns:
@@ -192,6 +241,11 @@ def stack_flow(samples: Sequence[FlowDataSample], size: Sequence[int]) -> tuple[
     Raises:
         ValueError: a sample without ``gt_flow``.
     """
+    if isinstance(samples, FlowBatch) and samples.gt_flow is not None:
+        flow, valid = samples.gt_flow, samples.gt_valid
+        if valid is None and tuple(flow.shape[-2:]) != tuple(size):
+            valid = torch.ones_like(flow[:, 0], dtype=torch.bool)
+        return pad_to(flow, size), None if valid is None else pad_to(valid, size, value=False)
     if any('gt_flow' not in sample for sample in samples):
         raise ValueError('loss: a data sample has no gt_flow; the pipeline needs LoadFlow.')
     flow = torch.stack([pad_to(sample.gt_flow, size) for sample in samples])

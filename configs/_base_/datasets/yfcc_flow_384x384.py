@@ -42,6 +42,7 @@ train_dataloader = dict(
     num_workers=4,
     persistent_workers=True,
     sampler=dict(type='ResumableSampler', shuffle=True),
+    collate_fn=dict(type='cmp_mm.collate_flow'),
     dataset=dict(
         type=dataset_type,
         data_root=data_root,
