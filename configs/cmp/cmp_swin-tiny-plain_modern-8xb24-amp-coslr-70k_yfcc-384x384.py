@@ -15,6 +15,7 @@ model = dict(
     ),
     neck=dict(in_channels=768),
     guidance_encoder=dict(stride=32),
+    cuda_graph=False,  # not tried with other packages' encoders
 )
 
 optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=5e-4, weight_decay=0.05))

@@ -124,7 +124,12 @@ def test_faithful_configs_hold_the_reference_s_numbers(name, row):
 def test_modern_configs_differ_in_the_recipe_alone(name, row):
     base, batch, gpus = row
     cfg, faithful = load(name), load(base)
+    # How it is computed, not what.
     assert cfg.model.data_preprocessor.pop('channels_last') is True
+    is_plain = '-plain' in name
+    assert cfg.model.data_preprocessor.pop('non_blocking', False) == is_plain
+    assert cfg.model.pop('cuda_graph', False) == is_plain
+    assert cfg.train_dataloader.get('pin_memory', False) == is_plain
     assert cfg.model == faithful.model
     assert cfg.train_dataloader.dataset == faithful.train_dataloader.dataset
     assert cfg.val_dataloader == faithful.val_dataloader

@@ -12,6 +12,7 @@ from cmp_mm.structures import FlowDataSample
 
 from ..data_preprocessor import pad_to, stack_flow
 from ..decoders.propagation import resize_to
+from .graphed import GraphedNetwork
 from .upsampled_bins import upsampled_bins
 
 _MODES = ('tensor', 'loss', 'predict')
@@ -36,6 +37,9 @@ class CMP(BaseModel):
         use_guidance: False is Walker et al.'s baseline, flow from the image alone. The network stays the
             same, layer by layer, and sees an empty guidance map: parameters and checkpoints stay comparable.
         predict_bins: set ``pred_bins`` in ``predict`` where there is a codec.
+        cuda_graph: on a GPU record the training pass of the network once and replay it, for crops of one
+            size and one process: a small batch is bound by the launching of its kernels otherwise
+            (:class:`GraphedNetwork`). Elsewhere it has no effect.
         init_cfg: mmengine init config.
 
     Raises:
@@ -53,6 +57,7 @@ class CMP(BaseModel):
         data_preprocessor: dict | None = None,
         use_guidance: bool = True,
         predict_bins: bool = True,
+        cuda_graph: bool = False,
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(_build(MODELS, data_preprocessor or dict(type='FlowDataPreprocessor')), init_cfg)
@@ -64,6 +69,8 @@ class CMP(BaseModel):
         self.codec = _build(TASK_UTILS, codec) if codec is not None else None
         self.use_guidance = use_guidance
         self.predict_bins = predict_bins
+        # Not a module: its parameters are this one's.
+        self._graphed = GraphedNetwork(self, self._network) if cuda_graph else None
         expected = self.codec.channels if self.codec is not None else 2
         if self.decoder.out_channels != expected:
             raise ValueError(
@@ -99,9 +106,8 @@ class CMP(BaseModel):
             raise ValueError(f'CMP: mode must be one of {_MODES}; got {mode!r}.')
         image = inputs['image']
         guidance = self._guidance(inputs)
-        features = self.encode_image(image)
-        motion = self.encode_guidance(guidance)
-        output = self.decode(features, motion)
+        network = self._graphed if mode == 'loss' and self._graphed is not None else self._network
+        output = network(image, guidance)
         if mode == 'tensor':
             return output
         if mode == 'loss':
@@ -198,6 +204,9 @@ class CMP(BaseModel):
     def _round_up(self, size: Sequence[int]) -> tuple[int, int]:
         stride = self.guidance_encoder.stride
         return tuple(-(-side // stride) * stride for side in size)
+
+    def _network(self, image: Tensor, guidance: Tensor) -> Tensor | tuple[Tensor, ...]:
+        return self.decode(self.encode_image(image), self.encode_guidance(guidance))
 
     def _guidance(self, inputs: dict[str, Tensor]) -> Tensor:
         image = inputs['image']

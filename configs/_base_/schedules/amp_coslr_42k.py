@@ -4,7 +4,7 @@ optim_wrapper = dict(
     dtype='bfloat16',
     # bfloat16 has float32's range: gradients need no scaling.
     loss_scale=1.0,
-    optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4),
+    optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4, fused=True),
 )
 param_scheduler = [
     dict(type='LinearLR', by_epoch=False, start_factor=0.01, begin=0, end=1000),
