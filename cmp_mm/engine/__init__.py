@@ -8,6 +8,7 @@ from .finite_loss_hook import DivergedError, FiniteLossHook
 from .flow_visualization_hook import FlowVisualizationHook
 from .iteration_seed_hook import IterationSeedHook
 from .loops import ResumableTrainLoop
+from .parallel import in_parallel
 from .plain_state import restore_histories, to_plain
 from .scalars import read_curve, read_scalars
 
@@ -25,6 +26,7 @@ __all__ = [
     'check_weights_fit',
     'computes_in_bfloat16',
     'find_resumable',
+    'in_parallel',
     'load_checkpoint_file',
     'read_curve',
     'read_scalars',

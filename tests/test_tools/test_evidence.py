@@ -135,7 +135,13 @@ def test_each_initialisation_gets_the_rate_that_is_best_on_images_kept_out(tools
     transfer = tools['transfer']
     monkeypatch.setattr(transfer, 'compare_inits', learn)
     args = argparse.Namespace(
-        task='puppets', iterations=30, seeds=3, lr=[0.01, 0.001], frozen=False, out=tmp_path
+        task='puppets',
+        backbone='resnet18',
+        iterations=30,
+        seeds=3,
+        lr=[0.01, 0.001],
+        frozen=False,
+        out=tmp_path,
     )
     report = transfer.compare(args, '10', 40, dict(random=['random'], cmp=['file']))
     assert [(row['init'], row['lr'], row['mean']) for row in report['summary']] == [
@@ -173,7 +179,7 @@ def test_pose_is_in_percent_and_chooses_its_rate_by_points_alone(tools):
     assert report['summary'][1] == dict(mean=50, std=25, values=[25, 75])
     assert report['runs'] == [dict(final=50, best=75, curve=[(10, 75), (20, 50)])]
 
-    args = argparse.Namespace(task='puppets-pose', iterations=30)
+    args = argparse.Namespace(task='puppets-pose', backbone='resnet18', iterations=30)
     cfg = transfer.task_config(args, 1e-3, [0, 2], [1])
     kept_out = cfg.val_dataloader.dataset
     assert kept_out.ann_file == cfg.train_dataloader.dataset.ann_file and kept_out.test_mode

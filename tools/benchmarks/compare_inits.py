@@ -31,7 +31,7 @@ from mmengine.config import Config
 
 import cmp_mm
 from cmp_mm.downstream import check_config
-from cmp_mm.engine import launch, read_curve, run_config, write_durably
+from cmp_mm.engine import in_parallel, launch, read_curve, run_config, write_durably
 
 ROOT = Path(__file__).resolve().parents[2]
 METRICS = {'mmseg': 'mIoU', 'mmpose': 'coco/AP', 'mmdet': 'coco/segm_mAP'}
@@ -68,9 +68,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options', nargs='+', action=run_config.ConfigOptions, default={}, help='as for tools/train.py'
     )
+    parser.add_argument(
+        '--jobs', type=int, default=1, help='runs at once; small ones leave a large GPU mostly idle'
+    )
     args = parser.parse_args()
-    if args.seeds < 1:
-        parser.error(f'--seeds is {args.seeds}; expected at least 1')
+    for name in ('seeds', 'jobs'):
+        if getattr(args, name) < 1:
+            parser.error(f'--{name} is {getattr(args, name)}; expected at least 1')
     return args
 
 
@@ -196,6 +200,38 @@ def train(cfg: Config, folder: Path, prefix: str) -> None:
         raise RuntimeError(f'{prefix} failed; the end of {log}:\n{end}')
 
 
+def one_run(
+    cfg: Config, source: str, metric: str, folder: Path, result: dict, prefix: str
+) -> tuple[dict, bool]:
+    """The result of one run, trained now or before, and whether it was now.
+
+    Args:
+        cfg: its config.
+        source: what its backbone starts from.
+        metric: key of the validation log.
+        folder: for all runs of this mode, initialisation and seed.
+        result: what is known before, for the file.
+        prefix: of every line printed.
+
+    Raises:
+        RuntimeError: the training failed, or its log has no such metric.
+    """
+    stamp = fingerprint(cfg, source)
+    file = folder / f'result-{stamp}.json'
+    if file.exists():
+        return json.loads(file.read_text(encoding='utf-8')), False
+    started = time.monotonic()
+    train(cfg, folder / stamp, prefix)
+    curve = read_curve(folder / stamp, metric)
+    if not curve:
+        raise RuntimeError(f'{prefix} no {metric!r} in the log of {folder / stamp}; name another --metric')
+    seconds = time.monotonic() - started
+    result = dict(result, source=source, seconds=round(seconds, 1))
+    result.update(final=curve[-1][1], best=max(value for _, value in curve), curve=curve)
+    write_durably(file, json.dumps(result).encode())
+    return result, True
+
+
 def summarize(results: Iterable[dict]) -> list[dict]:
     """Mean, spread and values per initialisation and mode, in the order of first appearance."""
     groups: dict[tuple[str, str], list[float]] = {}
@@ -286,35 +322,23 @@ def main() -> int:
         return 2
     modes = ['fine-tuned', 'frozen'] if args.frozen else ['fine-tuned']
     runs = [(mode, init, seed) for seed in range(args.seeds) for mode in modes for init in inits]
-    results, spent, trained = [], 0.0, 0
-    for number, (mode, init, seed) in enumerate(runs):
-        prefix = f'[{number + 1}/{len(runs)}] {mode} {init} seed {seed}:'
-        folder = out / mode / init / f'seed{seed}'
-        source = inits[init][seed % len(inits[init])]
-        try:
+    started, trained, results = time.monotonic(), 0, []
+    try:
+        calls = []
+        for number, (mode, init, seed) in enumerate(runs, 1):
+            source = inits[init][seed % len(inits[init])]
+            prefix = f'[{number}/{len(runs)}] {mode} {init} seed {seed}:'
+            known = dict(mode=mode, init=init, seed=seed)
             cfg = make_config(args, source, seed, mode)
-            stamp = fingerprint(cfg, source)
-            file = folder / f'result-{stamp}.json'
-            if not file.exists():
-                started = time.monotonic()
-                folder = folder / stamp
-                train(cfg, folder, prefix)
-                curve = read_curve(folder, metric)
-                if not curve:
-                    raise RuntimeError(
-                        f'{prefix} no {metric!r} in the log of {folder}; name another --metric'
-                    )
-                seconds = time.monotonic() - started
-                result = dict(mode=mode, init=init, seed=seed, source=source, seconds=round(seconds, 1))
-                result.update(final=curve[-1][1], best=max(value for _, value in curve), curve=curve)
-                write_durably(file, json.dumps(result).encode())
-                spent, trained = spent + seconds, trained + 1
-        except (OSError, RuntimeError, ValueError) as error:
-            print(error, file=sys.stderr)
-            return 1
-        results.append(json.loads(file.read_text(encoding='utf-8')))
-        left = (len(runs) - number - 1) * spent / max(trained, 1)
-        print(f'{prefix} {metric} {results[-1]["final"]:.2f}; about {left / 60:.0f} min to go', flush=True)
+            calls.append((cfg, source, metric, out / mode / init / f'seed{seed}', known, prefix))
+        for call, (result, is_new) in zip(calls, in_parallel(one_run, calls, args.jobs), strict=True):
+            results.append(result)
+            trained += is_new
+            left = (len(runs) - len(results)) * (time.monotonic() - started) / max(trained, 1)
+            print(f'{call[-1]} {metric} {result["final"]:.2f}; about {left / 60:.0f} min to go', flush=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
     rows = summarize(results)
     table = render_table(rows, metric)
     report = dict(config=args.config, metric=metric, machine=machine(), summary=rows, runs=results)

@@ -40,6 +40,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_pairs(parser)
     add_scale(parser)
+    parser.set_defaults(backbone='resnet18')  # the one whose stages are described here
     parser.add_argument('--task', choices=SEGMENTATION, required=True)
     parser.add_argument('--data-root', required=True, help='of the labelled set')
     add_recipes(parser)

@@ -22,6 +22,7 @@ from recipes import (
     GRID,
     RECIPES,
     WATERSHED,
+    add_backbone,
     add_pairs,
     add_recipes,
     add_scale,
@@ -48,6 +49,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_pairs(parser)
     add_scale(parser)
+    add_backbone(parser)
     add_recipes(parser)
     parser.add_argument(
         '--sets',
@@ -188,7 +190,9 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     try:
         any_pairs = next(iter(chosen_pairs(args).values()))
-        cfg = pretraining_config(RECIPES[args.recipes[0]], any_pairs, chosen_scale(args))
+        cfg = pretraining_config(
+            RECIPES[args.recipes[0]], any_pairs, chosen_scale(args), backbone=args.backbone
+        )
         sets = open_sets(args.sets, cfg)  # before the trainings: they take longest
         trained = pretrain_all(args)
         models = {

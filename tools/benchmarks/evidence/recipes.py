@@ -1,6 +1,7 @@
 """Pretraining recipes that the tables compare, and how one is trained, exported and found again."""
 
 import argparse
+import copy
 import hashlib
 import json
 import subprocess
@@ -8,17 +9,26 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from threading import Lock
 
 from mmengine.config import Config
 
-from cmp_mm.engine import read_scalars, write_durably
+from cmp_mm.engine import in_parallel, read_scalars, write_durably
 
 ROOT = Path(__file__).resolve().parents[3]
 QUICK = ROOT / 'configs/cmp/cmp_resnet18-plain_quick-1xb16-800_pairs-96x96.py'
 
 WATERSHED = dict(type='watershed', kernel_size=15)
 GRID = dict(type='grid', stride=60)
+_READING = Lock()  # mmengine reads a config as a module of the whole process
 PRECISIONS = ('float32', 'bfloat16')
+# name -> the backbone instead of the quick config's, and the channels it ends with
+LARGER = {
+    'resnet50': (dict(type='ResNet', depth=50), 2048),
+    # At its own stride of 32 a small crop has too few positions to learn from; the weights are the same.
+    'alexnet': (dict(type='AlexNetFCN', stride=8), 4096),
+}
+BACKBONES = ('resnet18', *LARGER)
 
 
 @dataclass(frozen=True)
@@ -141,14 +151,20 @@ RECIPES = {
 }
 
 
-def pretraining_config(recipe: Recipe, data_root: Path, scale: Scale, seed: int = 0) -> Config:
-    """The quick config at another scale, with a recipe's changes.
+def pretraining_config(
+    recipe: Recipe, data_root: Path, scale: Scale, seed: int = 0, backbone: str = 'resnet18'
+) -> Config:
+    """The quick config at another scale, with a recipe's changes and perhaps another backbone.
 
     Every recipe starts from the reference's initialisation unless it says otherwise; the quick config itself
     is ``cmp-kaiming``.
     """
     cfg = Config.fromfile(QUICK)
     cfg.model.backbone.pop('init_cfg')
+    if backbone in LARGER:
+        cfg.model.backbone, cfg.model.neck.in_channels = copy.deepcopy(LARGER[backbone])
+        cfg.model.init_cfg = dict(type='ReferenceInit', gain=1.0)  # as in their quick configs
+        cfg.model.cuda_graph = True  # a small batch is bound by launching kernels
     size = (scale.crop, scale.crop)
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         loader.batch_size = scale.batch_size
@@ -192,7 +208,15 @@ def _stamp(cfg: Config, data_root: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def pretrain(name: str, pairs: dict[str, Path], scale: Scale, out: Path, seed: int = 0) -> dict:
+def pretrain(
+    name: str,
+    pairs: dict[str, Path],
+    scale: Scale,
+    out: Path,
+    seed: int = 0,
+    backbone: str = 'resnet18',
+    workers: int = 1,
+) -> dict:
     """Train a recipe and export its backbone, or find what an earlier call left.
 
     Args:
@@ -202,6 +226,8 @@ def pretrain(name: str, pairs: dict[str, Path], scale: Scale, out: Path, seed: i
         scale: sizes.
         out: folder for all pretrainings; each has its own inside, by recipe and settings.
         seed: seed of the training.
+        backbone: key of ``BACKBONES``.
+        workers: data workers; what is trained does not depend on them.
 
     Returns:
         dict of ``checkpoint``, ``backbone`` and ``config`` (paths as text), ``seconds``, ``metrics`` of the
@@ -215,8 +241,10 @@ def pretrain(name: str, pairs: dict[str, Path], scale: Scale, out: Path, seed: i
     if recipe.data not in pairs:
         raise ValueError(f'recipe {name} needs pairs named {recipe.data!r}; given are {", ".join(pairs)}')
     data_root = pairs[recipe.data]
-    cfg = pretraining_config(recipe, data_root, scale, seed)
+    with _READING:
+        cfg = pretraining_config(recipe, data_root, scale, seed, backbone)
     folder = out / f'{name}-seed{seed}-{_stamp(cfg, data_root)}'
+    cfg.train_dataloader.num_workers = workers
     result = folder / 'result.json'
     if result.exists():
         return json.loads(result.read_text(encoding='utf-8'))
@@ -256,12 +284,27 @@ def add_pairs(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--pretrained', type=Path, help='folder of the pretrainings; default OUT')
     parser.add_argument(
+        '--jobs', type=int, default=1, help='trainings at once; small ones leave a large GPU mostly idle'
+    )
+    parser.add_argument('--pretrain-workers', type=int, default=1, help='data workers of each pretraining')
+    parser.add_argument(
         '--pretrain-seeds',
         type=int,
         nargs='+',
         default=[0],
         help='one pretraining of each recipe for each of these; what is measured with several seeds goes '
         'through them in turn (default: %(default)s)',
+    )
+
+
+def add_backbone(parser: argparse.ArgumentParser) -> None:
+    """The option that says which network is pretrained."""
+    parser.add_argument(
+        '--backbone',
+        choices=BACKBONES,
+        default='resnet18',
+        help='resnet18 (three stages, what two CPU cores can train), or resnet50 or alexnet on an '
+        'accelerator (default: %(default)s)',
     )
 
 
@@ -302,8 +345,14 @@ def pretrain_all(args: argparse.Namespace) -> dict[str, list[dict]]:
         ValueError: pairs that a recipe needs are not there.
     """
     pairs, scale, out = chosen_pairs(args), chosen_scale(args), args.pretrained or args.out
+
+    def one(name: str, seed: int) -> dict:
+        return pretrain(name, pairs, scale, out, seed, args.backbone, args.pretrain_workers)
+
+    wanted = [(name, seed) for name in args.recipes for seed in args.pretrain_seeds]
+    found = list(in_parallel(one, wanted, args.jobs))
     return {
-        name: [pretrain(name, pairs, scale, out, seed) for seed in args.pretrain_seeds]
+        name: [result for (other, _), result in zip(wanted, found, strict=True) if other == name]
         for name in args.recipes
     }
 

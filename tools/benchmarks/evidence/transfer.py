@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
-from recipes import ROOT, add_pairs, add_recipes, add_scale, chosen_pairs, pretrain_all
+from recipes import ROOT, add_backbone, add_pairs, add_recipes, add_scale, chosen_pairs, pretrain_all
 
 from cmp_mm.downstream import check_config
 from cmp_mm.engine import run_config, write_durably
@@ -39,6 +39,13 @@ POSE = {
     'puppets-pose': 'configs/downstream/mmpose/cmp_td-hm_res18-3stages_1xb8-1k_puppets-128x96.py',
 }
 TASKS = {**SEGMENTATION, **POSE}
+# Of the larger backbones, for an accelerator.
+LARGER = {
+    backbone: {
+        name: f'configs/downstream/mmseg/{model}_1xb8-1k_{name}-160x160.py' for name in ('ccp', 'camvid')
+    }
+    for backbone, model in (('resnet50', 'cmp_fcn_r50-d8'), ('alexnet', 'cmp_fcn-32s_alexnet'))
+}
 
 
 def parse_args() -> argparse.Namespace:
@@ -46,6 +53,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_pairs(parser)
     add_scale(parser)
+    add_backbone(parser)
     parser.add_argument('--task', choices=TASKS, required=True)
     parser.add_argument(
         '--data-root', required=True, help='of the labelled set; see the README of its config'
@@ -73,6 +81,18 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def task_file(task: str, backbone: str) -> Path:
+    """The config of a task for a backbone.
+
+    Raises:
+        ValueError: there is none.
+    """
+    configs = TASKS if backbone == 'resnet18' else LARGER[backbone]
+    if task not in configs:
+        raise ValueError(f'--task {task} has no config for {backbone}, which has {", ".join(configs)}')
+    return ROOT / configs[task]
+
+
 def compare_inits(
     args: argparse.Namespace, cfg: Config, backbones: dict[str, list[str]], seeds: int, out: Path
 ) -> dict:
@@ -88,6 +108,7 @@ def compare_inits(
     command += ['--seeds', seeds, '--data-root', args.data_root, '--out', out]
     command += ['--metric', 'PCK'] if args.task in POSE else []
     command += ['--frozen'] if args.frozen else []
+    command += ['--jobs', args.jobs]
     if subprocess.run([*map(str, command)]).returncode != 0:
         raise RuntimeError(f'{args.task} in {out} failed; run the same command again to continue')
     report = json.loads((out / 'results.json').read_text(encoding='utf-8'))
@@ -116,7 +137,7 @@ def task_config(
         indices: the images to train on.
         held_out: other images of the training split, to validate on; None for the validation split.
     """
-    cfg = Config.fromfile(ROOT / TASKS[args.task])
+    cfg = Config.fromfile(task_file(args.task, args.backbone))
     # AdamW's steps do not depend on the size of the gradients, which differs between the initialisations.
     cfg.optim_wrapper.optimizer = dict(type='AdamW', lr=lr, weight_decay=0.01)
     cfg.param_scheduler[0].update(end=args.iterations, eta_min=1e-6)
@@ -138,7 +159,7 @@ def task_config(
 
 def count_samples(args: argparse.Namespace) -> int:
     """Number of images, or of figures, in the training split."""
-    cfg = Config.fromfile(ROOT / TASKS[args.task])
+    cfg = Config.fromfile(task_file(args.task, args.backbone))
     run_config.set_data_root(cfg, args.data_root)
     check_config(cfg)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
