@@ -4,10 +4,12 @@ plain   SciPy guidance and float32 images from the data workers, ordinary copies
         which with a GPU is convolutions in TF32, contiguous tensors, the loss by torch's interpolate and
         cross_entropy
 float32 the same without TF32; with a GPU only, the CPU having none
-fast    workers that decode, crop and choose the guidance, uint8 images from page-locked memory, bfloat16
-        autocast, channels_last, the fused loss, torch's fused optimizer
+fast    workers that decode, crop, choose the guidance and put the batch together, uint8 images from
+        page-locked memory, bfloat16 autocast, channels_last, the network replayed as a CUDA graph, the fused
+        loss, torch's fused optimizer
+eager   the same without the CUDA graph; with a GPU only
 device  the same, but guidance is chosen on the device
-compile (with --compile) the fast way through torch.compile
+compile (--ways compile) the fast way through torch.compile
 
 On the CPU, which has no use for them, page-locked memory and the fused optimizer are left out, and autocast
 unless asked for (``--amp``): not every CPU computes in bfloat16.
@@ -46,7 +48,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.logging import MMLogger
 from torch.utils.data import DataLoader
 
-from cmp_mm.datasets import ImageFlowDataset, ResumableSampler
+from cmp_mm.datasets import ImageFlowDataset, ResumableSampler, collate_flow
 from cmp_mm.datasets.transforms import SampleGuidance
 from cmp_mm.guidance import drop_close_points, watershed_candidates_reference
 from cmp_mm.guidance.strategies import combine_points
@@ -66,9 +68,11 @@ OPTIONS = {
     'plain': dict(guidance='scipy', fast=False),
     'float32': dict(guidance='scipy', fast=False, tf32=False),
     'fast': dict(guidance='workers', fast=True),
+    'eager': dict(guidance='workers', fast=True, graph=False),
     'device': dict(guidance='device', fast=True),
     'compile': dict(guidance='workers', fast=True, compiled=True),
 }
+GPU_ONLY = ('float32', 'eager')
 
 
 class PlainGuidance(SampleGuidance):
@@ -123,15 +127,15 @@ class Way:
             batch_size=batch,
             sampler=ResumableSampler(dataset, seed=0),
             num_workers=workers,
-            collate_fn=pseudo_collate,
+            collate_fn=collate_flow if fast else pseudo_collate,
             pin_memory=fast and on_gpu,
             drop_last=True,
         )
         torch.manual_seed(0)
         model = Config(dict(model=config.model))
-        model.merge_from_dict(
-            dict(model=dict(data_preprocessor=preprocessor, loss=dict(impl='auto' if fast else 'reference')))
-        )
+        graph = fast and options.get('graph', not options.get('compiled'))
+        changes = dict(data_preprocessor=preprocessor, loss=dict(impl='auto' if fast else 'reference'))
+        model.merge_from_dict(dict(model=dict(changes, cuda_graph=graph)))
         self.model = MODELS.build({'_scope_': 'cmp_mm', **model.model})
         self.model.init_weights()
         self.model.to(device).train()
@@ -160,10 +164,16 @@ class Way:
             torch.cuda.synchronize(self.device)
 
     def timed(self, batches: Iterator[dict], seconds: float, least: int, skipped: int) -> dict:
-        """Steps for some seconds, at least ``least``, after ``skipped`` ones that do not count."""
+        """Steps for some seconds, at least ``least``, after ``skipped`` ones that do not count.
+
+        Those end after as many seconds: where a step takes long the workers are ahead of it anyway.
+        """
+        start = time.perf_counter()
         for _ in range(skipped):
             self.step(next(batches))
-        self.wait()
+            self.wait()
+            if time.perf_counter() - start > seconds:
+                break
         start, waited, count = time.perf_counter(), 0.0, 0
         while count < least or time.perf_counter() - start < seconds:
             asked = time.perf_counter()
@@ -185,11 +195,13 @@ def measure(way: Way, batch: int, args: argparse.Namespace) -> dict:
     first = way.step(kept[0]).item()
     memory = way.timed(itertools.cycle(kept), args.seconds, args.least, args.least)
     if way.device.type == 'cuda':  # only now: cuDNN's search for the best algorithm takes more
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(way.device)
     # What the workers made while nobody timed them must not count as theirs: as many batches as there are
     # in flight are trained on first.
     fed = way.timed(batches, args.seconds, args.least, 2 * way.workers)
-    peak = torch.cuda.max_memory_allocated(way.device) if way.device.type == 'cuda' else None
+    # Reserved: what a CUDA graph works in counts as free to everyone but it.
+    peak = torch.cuda.max_memory_reserved(way.device) if way.device.type == 'cuda' else None
     figures = dict(
         images_per_s=batch / fed['step_s'],
         images_per_s_from_memory=batch / memory['step_s'],
@@ -233,8 +245,9 @@ def compare(case: tuple, batch: int, ann_file: Path, args: argparse.Namespace, d
     """All ways in turn, ``args.rounds`` times; medians. A batch too large for a way is halved for it."""
     name, config, _ = case
     config = Config.fromfile(str(CONFIGS / config))
-    ways = ['plain', *(['float32'] if device.type == 'cuda' else []), 'fast', 'device']
-    ways += ['compile'] if args.compile else []
+    ways = [way for way in OPTIONS if way in args.ways]
+    if device.type == 'cpu':
+        ways = [way for way in ways if way not in GPU_ONLY]
     found: dict[str, list[dict]] = {way: [] for way in ways}
     fits = dict.fromkeys(ways, batch)
     for way in ways * args.rounds:
@@ -282,7 +295,7 @@ def allow_many_open_files() -> None:
 
 
 def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(f'{time.strftime("%X")} {text}', file=sys.stderr, flush=True)
 
 
 def line(row: dict) -> str:
@@ -308,13 +321,21 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--pairs', type=int, default=64, help='to generate (default: %(default)s)')
     parser.add_argument('--ann-file', type=Path, help='jpg pairs of your own instead')
     parser.add_argument('--amp', action='store_true', help='autocast on the CPU too')
-    parser.add_argument('--compile', action='store_true', help='time torch.compile too')
+    parser.add_argument(
+        '--ways',
+        nargs='+',
+        choices=OPTIONS,
+        default=[way for way in OPTIONS if way != 'compile'],
+        help='besides plain; compile takes minutes (default: %(default)s)',
+    )
     parser.add_argument('--rounds', type=int, default=1, help='the ways in turn (default: %(default)s)')
     parser.add_argument('--seconds', type=float, default=6, help='for each timing (default: %(default)s)')
     parser.add_argument('--least', type=int, default=5, help='steps of each (default: %(default)s)')
     parser.add_argument('--profile', action='store_true', help='say what takes the time')
     parser.add_argument('--json', type=Path, help='write the figures to this file too')
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.ways = {'plain', *args.ways}  # what the others are compared with
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:
