@@ -163,8 +163,8 @@ BENCHMARKS = [
     ),
     Benchmark(
         'step_gpu',
-        script('training_step', '--device', 'cuda', '--profile', '--seconds', '4'),
-        8,
+        script('training_step', '--device', 'cuda', '--profile', '--seconds', '2'),
+        15,
         step_rows,
         True,
     ),
