@@ -99,11 +99,12 @@ def test_shares_are_shown_to_their_fourth_digit(tool):
     assert '| 0.3200 ± 0.0020 | 0.3180, 0.3220, 0.3200 |' in tool.render_table([row], 'coco/AP')
 
 
-def test_no_seed_is_refused(tool, monkeypatch, capsys):
-    monkeypatch.setattr(sys, 'argv', ['compare_inits', 'config.py', '--seeds', '0'])
+@pytest.mark.parametrize('name', ['seeds', 'jobs'])
+def test_no_seed_and_no_job_are_refused(tool, monkeypatch, capsys, name):
+    monkeypatch.setattr(sys, 'argv', ['compare_inits', 'config.py', f'--{name}', '0'])
     with pytest.raises(SystemExit):
         tool.parse_args()
-    assert '--seeds is 0; expected at least 1' in capsys.readouterr().err
+    assert f'--{name} is 0; expected at least 1' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,7 @@ def test_whole_comparison_and_again(
     command = ['compare_inits', str(CONFIGS / 'cmp_fcn_r18-3stages-d8_1xb8-1k_camvid-160x160.py')]
     other = shutil.copy(three_stages_file, tmp_path / 'other.pth')
     command += ['--inits', f'given={three_stages_file}', f'given={other}', '--seeds', '2']
-    command += ['--data-root', str(data), '--out', str(out)]
+    command += ['--data-root', str(data), '--out', str(out), '--jobs', '2']
     command += ['--cfg-options', 'train_cfg.max_iters=2', 'train_cfg.val_interval=1']
     for split in ('train', 'val', 'test'):
         command += [f'{split}_dataloader.num_workers=0', f'{split}_dataloader.persistent_workers=False']

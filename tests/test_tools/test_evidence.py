@@ -12,6 +12,7 @@ import torch
 from mmengine.config import Config
 
 from cmp_mm.flow import write_flow
+from cmp_mm.registry import MODELS
 
 FOLDER = Path(__file__).resolve().parents[2] / 'tools' / 'benchmarks' / 'evidence'
 
@@ -92,6 +93,43 @@ def test_a_recipe_in_bfloat16_differs_in_that_alone(tools, tmp_path, name):
     assert mixed.optim_wrapper.pop('type') == 'Bfloat16OptimWrapper'
     plain.optim_wrapper.pop('type', None)
     assert mixed.pretty_text == plain.pretty_text
+
+
+@pytest.mark.parametrize('backbone', ['resnet50', 'alexnet'])
+def test_larger_backbones_are_the_same_experiment(tools, tmp_path, backbone):
+    recipes, transfer = tools['recipes'], tools['transfer']
+    recipe = recipes.RECIPES['cmp-kaiming']
+    cfg, small = (
+        recipes.pretraining_config(recipe, tmp_path, recipes.Scale(), backbone=name)
+        for name in (backbone, 'resnet18')
+    )
+    assert cfg.model.cuda_graph and cfg.model.backbone.init_cfg == small.model.backbone.init_cfg
+    with torch.device('meta'):
+        model = MODELS.build({**cfg.model, '_scope_': 'cmp_mm', 'data_preprocessor': torch.nn.Identity()})
+        output = model.eval()(dict(image=torch.empty(1, 3, 96, 96), guidance=torch.empty(1, 4, 96, 96)))
+    assert output.shape == (1, 122, 12, 12)
+    for key in ('model', 'work_dir'):
+        cfg.pop(key, None), small.pop(key, None)
+    assert cfg.to_dict() == small.to_dict()
+    for task in ('camvid', 'ccp'):
+        kind = Config.fromfile(transfer.task_file(task, backbone)).model.backbone.type
+        assert kind == dict(resnet50='ResNet', alexnet='cmp_mm.AlexNetFCN')[backbone]
+    with pytest.raises(ValueError, match=f'puppets has no config for {backbone}, which has ccp, camvid'):
+        transfer.task_file('puppets', backbone)
+
+
+def test_every_task_of_the_small_backbone_has_a_config(tools):
+    transfer = tools['transfer']
+    assert all(transfer.task_file(task, 'resnet18').is_file() for task in transfer.TASKS)
+
+
+@pytest.mark.parametrize('jobs', ['0', 'two'])
+def test_a_wrong_number_of_jobs_is_refused(tools, monkeypatch, capsys, jobs):
+    command = ['propagation.py', '--pairs', 'a', '--sets', 'a=b', '--out', 'c', '--jobs', jobs]
+    monkeypatch.setattr(sys, 'argv', command)
+    with pytest.raises(SystemExit):
+        tools['propagation'].parse_args()
+    assert f'expected a whole number of at least 1, got {jobs!r}' in capsys.readouterr().err
 
 
 def test_points_are_nested_and_distinct(tools):
@@ -272,7 +310,9 @@ def test_propagation_end_to_end_and_again(tools, pairs, tmp_path, monkeypatch, c
     cfg = Config.fromfile(report['pretrained']['walker'][0]['config'])
     assert cfg.model.use_guidance is False
     # Of two pretrainings: their mean and spread, the baselines' figures as they were.
-    monkeypatch.setattr(sys, 'argv', [*command, *size, *sets[:-1], '--pretrain-seeds', '0', '1'])
+    monkeypatch.setattr(
+        sys, 'argv', [*command, *size, *sets[:-1], '--pretrain-seeds', '0', '1', '--jobs', '2']
+    )
     assert tools['propagation'].main() == 0
     report = json.loads((out / 'propagation.json').read_text())
     both = report['sets']['halves']

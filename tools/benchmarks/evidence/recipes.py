@@ -273,6 +273,12 @@ def pretrain(
     return found
 
 
+def _at_least_one(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'expected a whole number of at least 1, got {text!r}')
+    return int(text)
+
+
 def add_pairs(parser: argparse.ArgumentParser) -> None:
     """Options that say what to pretrain on."""
     parser.add_argument(
@@ -284,7 +290,10 @@ def add_pairs(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--pretrained', type=Path, help='folder of the pretrainings; default OUT')
     parser.add_argument(
-        '--jobs', type=int, default=1, help='trainings at once; small ones leave a large GPU mostly idle'
+        '--jobs',
+        type=_at_least_one,
+        default=1,
+        help='trainings at once; small ones leave a large GPU mostly idle',
     )
     parser.add_argument('--pretrain-workers', type=int, default=1, help='data workers of each pretraining')
     parser.add_argument(
