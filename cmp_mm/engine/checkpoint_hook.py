@@ -64,6 +64,10 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
+        if self.args:
+            # mmengine takes them, and fails when the first checkpoint is due.
+            name = next(iter(self.args))
+            raise TypeError(f'AtomicCheckpointHook.__init__() got an unexpected keyword argument {name!r}')
         if self.file_client_args is None and self.backend_args is None and '://' not in str(self.out_dir):
             self.backend_args = dict(backend='durable_local')
         self._asked_by = 0

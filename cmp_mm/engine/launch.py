@@ -22,6 +22,7 @@ from cmp_mm.datasets import AnnotationError, OutsideRootError, TooManyBadSamples
 from .bfloat16_optim_wrapper import computes_in_bfloat16
 from .checkpoint_hook import TrainingStopped, checkpoint_hook_of
 from .checkpoint_loading import CheckpointError
+from .config_mistakes import config_mistake
 from .finite_loss_hook import DivergedError
 from .run_config import UsageError
 
@@ -76,6 +77,11 @@ def one_line_errors(program: str) -> Iterator[None]:
         # A data worker hands over its traceback as text, the message behind the name of the error.
         message = str(error).rpartition(f'{type(error).__name__}: ')[2].strip()
         sys.exit(f'{program}: error: {message or type(error).__name__}')
+    except (KeyError, TypeError, ValueError) as error:
+        mistake = config_mistake(error)
+        if mistake is None:
+            raise
+        sys.exit(f'{program}: error: config: {mistake}')
     except RuntimeError as error:
         if not str(error).startswith('DataLoader worker'):
             raise
