@@ -116,8 +116,7 @@ def _both(*changes: Callable[[Config], None]) -> Callable[[Config], None]:
     return change
 
 
-def _faithful_optimizer(cfg: Config) -> None:
-    set_guidance(cfg, [WATERSHED, GRID], 4)
+def _sgd(cfg: Config) -> None:
     cfg.optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4))
 
 
@@ -146,7 +145,17 @@ RECIPES = {
         'CMP, at most 0 to 4 points, drawn per image, Kaiming initialisation of the backbone',
         _both(_points((0, 4)), _kaiming),
     ),
-    'cmp-4-sgd': Recipe("CMP, at most 4 points, the reference's optimizer", _faithful_optimizer),
+    'cmp-augmented-kaiming': Recipe(
+        'CMP, motion turned and scaled at random, Kaiming initialisation of the backbone',
+        _both(_augmented, _kaiming),
+    ),
+    'cmp-sgd-kaiming': Recipe(
+        "CMP, the reference's optimizer, Kaiming initialisation of the backbone", _both(_sgd, _kaiming)
+    ),
+    'cmp-ultrafast-kaiming': Recipe(
+        'CMP, flow by DIS at its fastest, Kaiming initialisation of the backbone', _kaiming, 'ultrafast'
+    ),
+    'cmp-4-sgd': Recipe("CMP, at most 4 points, the reference's optimizer", _both(_points(4), _sgd)),
     'cmp-4-exact': Recipe('CMP, at most 4 points, exact flow', _points(4), 'exact'),
 }
 
