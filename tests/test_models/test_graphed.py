@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from cmp_mm.models.algorithms.graphed import GraphedNetwork
+from cmp_mm.models.algorithms import graphed as graphed_module
+from cmp_mm.models.algorithms.graphed import GraphedNetwork, _Recording
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 
@@ -20,16 +21,105 @@ def full_float32(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, 'deterministic', True)
 
 
-def small_network():
+def small_network(device='cuda'):
     """Convolution, running statistics, two outputs: small enough that rounding does not grow."""
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1)]
-    return nn.Sequential(*layers).cuda().train()
+    return nn.Sequential(*layers).to(device).train()
 
 
-def inputs(seed, size=16):
+def inputs(seed, size=16, device='cuda'):
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(4, 3, size, size, generator=generator).cuda()
+    return torch.randn(4, 3, size, size, generator=generator).to(device)
+
+
+class PretendedGraph:
+    def __init__(self, replay):
+        self.replay = replay
+
+
+class PretendedRecording(_Recording):
+    """What a recording does, on the CPU: everything is read from and written to the same places."""
+
+    def __init__(self, module, network, parameters, inputs, key):
+        self.parameters, self.key, self.parameters_key, self.awaited = parameters, key, key[0], None
+        self.inputs = [x.clone() for x in inputs]
+        with torch.no_grad():
+            kept = copy.deepcopy(module.state_dict())
+            self.outputs = [torch.zeros_like(one) for one in network(*self.inputs)]
+            module.load_state_dict(kept)
+        self.is_single = False
+        self.output_gradients = [torch.zeros_like(one) for one in self.outputs]
+        self.gradients = [torch.zeros_like(one) for one in parameters]
+        self.replays = 0
+
+        def forward():
+            self.replays += 1
+            with torch.enable_grad():
+                self.attached = network(*self.inputs)
+            for place, value in zip(self.outputs, self.attached, strict=True):
+                place.data.copy_(value)  # as a replay, unseen by autograd
+
+        def backward():
+            found = torch.autograd.grad(self.attached, self.parameters, self.output_gradients)
+            for place, value in zip(self.gradients, found, strict=True):
+                place.copy_(value)
+
+        self.forward, self.backward = PretendedGraph(forward), PretendedGraph(backward)
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """A network on the CPU, and the same network called through pretended graphs."""
+    monkeypatch.setattr(graphed_module, '_on_gpu', lambda x: True)
+    monkeypatch.setattr(graphed_module, '_Recording', PretendedRecording)
+    plain, replayed = small_network('cpu'), small_network('cpu')
+    return plain, replayed, GraphedNetwork(replayed, partial(two_outputs, replayed))
+
+
+@pytest.mark.parametrize('accumulate', [1, 2, 3])
+@pytest.mark.parametrize('sizes', [[16] * 6, [16, 16, 24, 16, 24, 16]], ids=['one size', 'two sizes'])
+def test_places_that_are_overwritten_are_not_needed_any_more(pretended, sizes, accumulate):
+    plain, replayed, graphed = pretended
+    batches = [inputs(seed, size, 'cpu') for seed, size in enumerate(sizes)]
+    wanted = train(plain, partial(two_outputs, plain), batches, accumulate)
+    assert train(replayed, graphed, batches, accumulate) == pytest.approx(wanted, rel=1e-5)
+    for one, other in zip(plain.parameters(), replayed.parameters(), strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6)
+    wanted = sum(size == 16 for size in sizes[::accumulate])
+    assert graphed._recorded.replays == wanted
+
+
+def test_two_outputs_before_a_backward_pass(pretended):
+    plain, replayed, graphed = pretended
+    for network in (partial(two_outputs, plain), graphed):
+        one, other = network(inputs(0, 16, 'cpu'))[0], network(inputs(1, 16, 'cpu'))[0]
+        (one.square().mean() + 3 * other.square().mean()).backward()
+    assert graphed._recorded.replays == 1
+    for one, other in zip(plain.parameters(), replayed.parameters(), strict=True):
+        torch.testing.assert_close(other.grad, one.grad)
+
+
+def test_an_output_that_nothing_holds_is_not_waited_for(pretended):
+    _, _, graphed = pretended
+    for seed in range(3):
+        graphed(inputs(seed, 16, 'cpu'))[0].sum().item()
+    assert graphed._recorded.replays == 3
+
+
+def test_a_second_backward_pass_is_refused(pretended):
+    _, _, graphed = pretended
+    out, _ = graphed(inputs(0, 16, 'cpu'))
+    loss = out.square().mean()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match='cuda_graph=False'):
+        loss.backward(retain_graph=True)
+    graphed.module.zero_grad()
+    another, _ = graphed(inputs(1, 16, 'cpu'))
+    assert graphed._recorded.replays == 2
+    with pytest.raises(RuntimeError, match='cuda_graph=False'):
+        loss.backward()
+    another.sum().backward()
 
 
 def two_outputs(module, x):

@@ -1,5 +1,6 @@
 """The network's training pass as two CUDA graphs: launched at once instead of kernel by kernel."""
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,9 +32,10 @@ class GraphedNetwork:
     def __call__(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """The network's output; recorded for the first inputs, and replayed for others like them.
 
-        An ordinary pass where a recording does not fit: inputs of another size, several processes, and
-        gradients that are there already, as when they are accumulated over iterations: a replay writes its
-        gradients to the same place each time.
+        An ordinary pass where a recording does not fit: inputs of another size; several processes; gradients
+        that are there already, as when they are accumulated over iterations, since a replay writes its
+        gradients to the same place each time; an output whose backward pass may still come, since what that
+        reads would be overwritten.
 
         Raises:
             RuntimeError: the network waits for the GPU somewhere, so that it cannot be recorded.
@@ -42,7 +44,7 @@ class GraphedNetwork:
             return self.network(*inputs)
         parameters = [p for p in self.module.parameters() if p.requires_grad]
         usable = (
-            all(x.is_cuda and not x.requires_grad for x in inputs)
+            all(_on_gpu(x) and not x.requires_grad for x in inputs)
             and bool(parameters)
             and self.module.training
             and torch.is_grad_enabled()
@@ -51,7 +53,7 @@ class GraphedNetwork:
         )
         if not usable:
             return self.network(*inputs)
-        key = _key(parameters, inputs)
+        key = _key([*parameters, *self.module.buffers()], inputs)
         if self._recorded is None or self._recorded.parameters_key != key[0]:
             try:
                 self._recorded = _Recording(self.module, self.network, parameters, inputs, key)
@@ -63,7 +65,7 @@ class GraphedNetwork:
                     f'CMP: the network cannot be recorded as a CUDA graph: {reason}. Train it with '
                     'cuda_graph=False.'
                 ) from error
-        if self._recorded.key != key:
+        if self._recorded.key != key or self._recorded.is_awaited():
             return self.network(*inputs)
         return self._recorded(inputs)
 
@@ -84,6 +86,7 @@ class _Recording:
         key: tuple,
     ) -> None:
         self.parameters, self.key, self.parameters_key = parameters, key, key[0]
+        self.awaited: weakref.ref | None = None  # the step of autograd's whose backward pass may come
         self.inputs = [x.clone() for x in inputs]
         # The passes before and while recording must leave no trace.
         kept = [(buffer, buffer.clone()) for buffer in module.buffers()]
@@ -124,6 +127,10 @@ class _Recording:
         outputs = _Replay.apply(self, *self.parameters)
         return outputs[0] if self.is_single else outputs
 
+    def is_awaited(self) -> bool:
+        """Whether the backward pass of the last output was not run and still can be."""
+        return self.awaited is not None and self.awaited() is not None
+
     def _gradients(self, outputs: Sequence[Tensor], of: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
         return torch.autograd.grad(outputs, self.parameters, of, allow_unused=True)
 
@@ -134,6 +141,7 @@ class _Replay(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, recording: _Recording, *parameters: Tensor) -> tuple[Tensor, ...]:
         ctx.recording = recording
+        recording.awaited = weakref.ref(ctx)
         recording.forward.replay()
         return tuple(one.detach() for one in recording.outputs)
 
@@ -141,15 +149,22 @@ class _Replay(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         recording = ctx.recording
+        if recording.awaited is None or recording.awaited() is not ctx:
+            raise RuntimeError('CMP: a second backward pass of one output needs cuda_graph=False')
+        recording.awaited = None
         for place, value in zip(recording.output_gradients, gradients, strict=True):
             place.copy_(value)
         recording.backward.replay()
         return None, *(None if one is None else one.detach() for one in recording.gradients)
 
 
-def _key(parameters: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple:
-    """What a recording holds for: where the parameters lie, and how inputs look."""
-    places = tuple(p.data_ptr() for p in parameters)
+def _on_gpu(x: Tensor) -> bool:
+    return x.is_cuda
+
+
+def _key(state: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple:
+    """What a recording holds for: where parameters and buffers lie, and how inputs look."""
+    places = tuple(one.data_ptr() for one in state)
     looks = tuple((x.shape, x.stride(), x.dtype, x.device) for x in inputs)
     casts = torch.get_autocast_dtype('cuda') if torch.is_autocast_enabled('cuda') else None
     return places, looks, casts
