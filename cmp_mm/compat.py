@@ -28,6 +28,7 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Sequence
+from functools import cache
 
 # Hard floors: older ones lack what the code calls. Ceilings are the first versions that are not known to
 # work: they only warn, as most of them will.
@@ -60,6 +61,12 @@ def installed_version(package: str) -> str | None:
         except importlib.metadata.PackageNotFoundError:
             continue
     return None
+
+
+@cache  # looking for a package reads directories, which a training step would do each time
+def has_triton() -> bool:
+    """Whether Triton's kernels can be used."""
+    return importlib.util.find_spec('triton') is not None
 
 
 def check_versions() -> None:

@@ -1,13 +1,14 @@
 """Guidance on the accelerator: the same points as the NumPy functions, a batch at a time, in torch."""
 
 from collections.abc import Sequence
-from functools import cache, partial
-from importlib.util import find_spec
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from cmp_mm.compat import has_triton
 
 from .checks import UNKNOWN_FLOW, check_kernel_size
 from .edges import EDGE_FLOOR, EDGE_THRESHOLD, SOBEL
@@ -185,16 +186,11 @@ def _squared_distance(edges: Tensor) -> Tensor:
     vertical = torch.minimum(row - above, below - row).clamp(max=_FAR).float()
     squares = vertical * vertical
     rows = squares.view(-1, width)
-    if edges.is_cuda and _has_triton():
+    if edges.is_cuda and has_triton():
         from .triton_distances import row_distances  # the package is optional
 
         return row_distances(rows).view_as(squares)
     return row_distances_reference(rows).view_as(squares)
-
-
-@cache
-def _has_triton() -> bool:
-    return find_spec('triton') is not None
 
 
 def row_distances_reference(squares: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
 """CMP's loss: logits upsampled to the target's size, cross-entropy per flow axis, fused."""
 
 import os
-from functools import cache
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
+
+from cmp_mm.compat import has_triton
 
 from .blocked import blocked
 from .reference import reference
@@ -61,15 +61,10 @@ def upsample_cross_entropy(
         return path(logits, target, num_bins, valid)
 
 
-@cache  # looking for a package reads directories, for each step
-def _has_triton() -> bool:
-    return find_spec('triton') is not None
-
-
 def _choose(logits: Tensor) -> str:
     if logits.device.type == 'cpu':
         return 'blocked'
-    fused = logits.is_cuda and logits.dtype != torch.float64 and _has_triton()
+    fused = logits.is_cuda and logits.dtype != torch.float64 and has_triton()
     return 'triton' if fused else 'reference'
 
 
@@ -78,7 +73,7 @@ def _check(logits: Tensor, target: Tensor, num_bins: int, valid: Tensor | None, 
         raise ValueError(f'impl must be one of {", ".join(IMPLEMENTATIONS)}, got {impl!r}')
     if impl == 'blocked' and logits.device.type != 'cpu':
         raise ValueError(f"impl='blocked' works on the CPU, got logits on {logits.device}")
-    if impl == 'triton' and not _has_triton():
+    if impl == 'triton' and not has_triton():
         raise ValueError("impl='triton' needs the triton package (pip install triton)")
     if impl == 'triton' and logits.dtype == torch.float64:
         raise ValueError("impl='triton' computes in float32, got float64 logits: use impl='reference'")
