@@ -108,12 +108,16 @@ def test_larger_backbones_are_the_same_experiment(tools, tmp_path, backbone):
         model = MODELS.build({**cfg.model, '_scope_': 'cmp_mm', 'data_preprocessor': torch.nn.Identity()})
         output = model.eval()(dict(image=torch.empty(1, 3, 96, 96), guidance=torch.empty(1, 4, 96, 96)))
     assert output.shape == (1, 122, 12, 12)
+    pretrained = cfg.model.backbone
     for key in ('model', 'work_dir'):
         cfg.pop(key, None), small.pop(key, None)
     assert cfg.to_dict() == small.to_dict()
     for task in ('camvid', 'ccp'):
         kind = Config.fromfile(transfer.task_file(task, backbone)).model.backbone.type
         assert kind == dict(resnet50='ResNet', alexnet='cmp_mm.AlexNetFCN')[backbone]
+    args = argparse.Namespace(task='camvid', backbone=backbone, iterations=30)
+    tuned = transfer.task_config(args, 1e-3, [0], None).model.backbone
+    assert tuned.get('stride') == pretrained.get('stride')
     with pytest.raises(ValueError, match=f'puppets has no config for {backbone}, which has ccp, camvid'):
         transfer.task_file('puppets', backbone)
 
@@ -157,16 +161,20 @@ def test_gain_is_seed_by_seed(tools):
     assert '| 10 | fine-tuned | cmp | 0.0005 | 22.0 ± 10.0 | +2.0 ± 0.0 | 12.0, 22.0, 32.0 |' in table
 
 
-def test_each_initialisation_gets_the_rate_that_is_best_on_images_kept_out(tools, tmp_path, monkeypatch):
-    calls = []
+@pytest.mark.parametrize(('jobs', 'each'), [(1, 1), (5, 2)])
+def test_each_initialisation_gets_the_rate_that_is_best_on_images_kept_out(
+    tools, tmp_path, monkeypatch, jobs, each
+):
+    calls, shares = [], []
 
-    def learn(args, cfg, backbones, seeds, out):
+    def learn(args, cfg, backbones, seeds, out, jobs):
         """Random weights do best at .01; 'cmp' does at .001, and at .01 where nothing is kept out."""
         lr, trained = cfg.optim_wrapper.optimizer.lr, cfg.train_dataloader.dataset
         kept_out = cfg.val_dataloader.dataset.get('split') == 'train'
         scores = dict(random=50 if lr == 0.01 else 40, cmp=60 if (lr == 0.001) == kept_out else 30)
         draws = cfg.get('labelled_draws')
         calls.append((lr, sorted(backbones), seeds, list(trained.indices), cfg.val_dataloader.dataset, draws))
+        shares.append(jobs)
         summary = [dict(mode='fine-tuned', init=b, mean=scores[b], std=None, values=[]) for b in backbones]
         return dict(summary=summary, runs=[], metric='mIoU')
 
@@ -180,6 +188,7 @@ def test_each_initialisation_gets_the_rate_that_is_best_on_images_kept_out(tools
         lr=[0.01, 0.001],
         frozen=False,
         out=tmp_path,
+        jobs=jobs,
     )
     report = transfer.compare(args, '10', 40, dict(random=['random'], cmp=['file']))
     assert [(row['init'], row['lr'], row['mean']) for row in report['summary']] == [
@@ -187,7 +196,8 @@ def test_each_initialisation_gets_the_rate_that_is_best_on_images_kept_out(tools
         ('cmp', 0.001, 30),
     ]
     assert report['tried'] == {0.01: dict(random=50, cmp=30), 0.001: dict(random=40, cmp=60)}
-    first, second, *final = calls
+    assert shares == [each] * 4
+    (first, second), final = (sorted(part, key=lambda call: -call[0]) for part in (calls[:2], calls[2:]))
     drawn = [np.random.default_rng(seed).permutation(40)[:10].tolist() for seed in range(3)]
     for _lr, names, seeds, indices, validation, _ in (first, second):
         assert (names, seeds, len(indices), len(validation.indices)) == (['cmp', 'random'], 1, 8, 2)

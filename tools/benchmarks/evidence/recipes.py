@@ -22,11 +22,13 @@ WATERSHED = dict(type='watershed', kernel_size=15)
 GRID = dict(type='grid', stride=60)
 _READING = Lock()  # mmengine reads a config as a module of the whole process
 PRECISIONS = ('float32', 'bfloat16')
+# At its own 32 a small crop has too few positions to learn from. It is a stride of the first layers too: the
+# weights at another one would see the image at another scale.
+PRETRAINED_STRIDE = {'alexnet': dict(stride=8)}
 # name -> the backbone instead of the quick config's, and the channels it ends with
 LARGER = {
     'resnet50': (dict(type='ResNet', depth=50), 2048),
-    # At its own stride of 32 a small crop has too few positions to learn from; the weights are the same.
-    'alexnet': (dict(type='AlexNetFCN', stride=8), 4096),
+    'alexnet': (dict(type='AlexNetFCN', **PRETRAINED_STRIDE['alexnet']), 4096),
 }
 BACKBONES = ('resnet18', *LARGER)
 

@@ -21,10 +21,19 @@ from pathlib import Path
 import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
-from recipes import ROOT, add_backbone, add_pairs, add_recipes, add_scale, chosen_pairs, pretrain_all
+from recipes import (
+    PRETRAINED_STRIDE,
+    ROOT,
+    add_backbone,
+    add_pairs,
+    add_recipes,
+    add_scale,
+    chosen_pairs,
+    pretrain_all,
+)
 
 from cmp_mm.downstream import check_config
-from cmp_mm.engine import run_config, write_durably
+from cmp_mm.engine import in_parallel, run_config, write_durably
 
 SEGMENTATION = {
     name: f'configs/downstream/mmseg/cmp_fcn_r18-3stages-d8_1xb8-1k_{name}-{size}.py'
@@ -94,9 +103,9 @@ def task_file(task: str, backbone: str) -> Path:
 
 
 def compare_inits(
-    args: argparse.Namespace, cfg: Config, backbones: dict[str, list[str]], seeds: int, out: Path
+    args: argparse.Namespace, cfg: Config, backbones: dict[str, list[str]], seeds: int, out: Path, jobs: int
 ) -> dict:
-    """Run ``compare_inits.py`` on a config; its report.
+    """Run ``compare_inits.py`` on a config, ``jobs`` trainings at once; its report.
 
     Raises:
         RuntimeError: it failed.
@@ -108,11 +117,21 @@ def compare_inits(
     command += ['--seeds', seeds, '--data-root', args.data_root, '--out', out]
     command += ['--metric', 'PCK'] if args.task in POSE else []
     command += ['--frozen'] if args.frozen else []
-    command += ['--jobs', args.jobs]
+    command += ['--jobs', jobs]
     if subprocess.run([*map(str, command)]).returncode != 0:
         raise RuntimeError(f'{args.task} in {out} failed; run the same command again to continue')
     report = json.loads((out / 'results.json').read_text(encoding='utf-8'))
     return in_percent(report) if args.task in POSE else report
+
+
+def compare_inits_at_once(calls: list[tuple], jobs: int) -> list[dict]:
+    """The reports of several :func:`compare_inits`, which share the trainings at once.
+
+    Raises:
+        RuntimeError: one failed.
+    """
+    at_once = min(jobs, len(calls))
+    return list(in_parallel(compare_inits, [(*call, jobs // at_once) for call in calls], at_once))
 
 
 def in_percent(report: dict) -> dict:
@@ -154,6 +173,8 @@ def task_config(
             ]
         cfg.val_dataloader.dataset = cfg.test_dataloader.dataset = validation
     cfg.train_dataloader.dataset.indices = indices
+    # Where the config has the paper's stride and the pretraining had another.
+    cfg.model.backbone.update(PRETRAINED_STRIDE.get(args.backbone, {}))
     return cfg
 
 
@@ -205,18 +226,23 @@ def compare(args: argparse.Namespace, labels: str, total: int, backbones: dict[s
         order = np.random.default_rng(0).permutation(draws[0]).tolist()
         parts = order[number // 5 :], order[: number // 5]
         fine_tuned = argparse.Namespace(**{**vars(args), 'frozen': False})
-        for lr in args.lr:
-            cfg = task_config(args, lr, *parts)
-            report = compare_inits(fine_tuned, cfg, backbones, 1, out / f'try-{lr:g}')
-            tried[lr] = {row['init']: row['mean'] for row in report['summary']}
+        calls = [
+            (fine_tuned, task_config(args, lr, *parts), backbones, 1, out / f'try-{lr:g}') for lr in args.lr
+        ]
+        reports = compare_inits_at_once(calls, args.jobs)
+        tried = {
+            lr: {row['init']: row['mean'] for row in report['summary']}
+            for lr, report in zip(args.lr, reports, strict=True)
+        }
         chosen = {name: max(args.lr, key=lambda lr: tried[lr][name]) for name in backbones}
-    summary, runs = [], []
-    for lr in dict.fromkeys(chosen.values()):
+    summary, runs, calls, rates = [], [], [], list(dict.fromkeys(chosen.values()))
+    for lr in rates:
         some = {name: backbones[name] for name in backbones if chosen[name] == lr}
         cfg = task_config(args, lr, draws[0], None)
         if number < total:
             cfg.labelled_draws = draws
-        report = compare_inits(args, cfg, some, args.seeds, out / f'lr-{lr:g}')
+        calls.append((args, cfg, some, args.seeds, out / f'lr-{lr:g}'))
+    for lr, report in zip(rates, compare_inits_at_once(calls, args.jobs), strict=True):
         summary += [dict(row, lr=lr) for row in report['summary']]
         runs += [dict(run, lr=lr) for run in report['runs']]
     names = list(backbones)
