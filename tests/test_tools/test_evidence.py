@@ -277,14 +277,16 @@ def test_probe_goes_through_pretrainings_and_draws(need_probe, monkeypatch):
         if len(images) == 12:
             described.append(weights)
         x = torch.randn(len(images), 30, 4, generator=torch.Generator().manual_seed(len(described)))
-        return [[dict(x=one, y=torch.arange(30) % 2) for one in x] for _ in need_probe.STAGES]
+        return [[dict(x=one, y=torch.arange(30) % 2) for one in x] for _ in range(4)]
 
     monkeypatch.setattr(
         need_probe, 'load_images', lambda _cfg, split, _side: [0] * dict(train=12, val=3)[split]
     )
-    monkeypatch.setattr(need_probe, 'backbone', lambda weights, seed, _images: weights or f'random {seed}')
+    monkeypatch.setattr(
+        need_probe, 'backbone', lambda _name, weights, seed, _images: weights or f'random {seed}'
+    )
     monkeypatch.setattr(need_probe, 'describe', describe)
-    args = argparse.Namespace(short_side=8, seeds=3, labels=['4', 'all'])
+    args = argparse.Namespace(short_side=8, seeds=3, labels=['4', 'all'], backbone='resnet50')
     cfg = Config(dict(model=dict(decode_head=dict(num_classes=2))))
     rows = need_probe.measure(args, cfg, dict(random=[None] * 3, one=['a'], two=['b', 'c']))
     assert described == ['random 0', 'random 1', 'random 2', 'a', 'b', 'c', 'b']
@@ -298,6 +300,26 @@ def test_probe_goes_through_pretrainings_and_draws(need_probe, monkeypatch):
         ('two', '4'): 3,
         ('two', 'all'): 2,
     }
+    assert {row['stage'] for row in rows} == {'layer1', 'layer2', 'layer3', 'layer4'}
+
+
+@pytest.mark.parametrize(
+    ('name', 'widths'),
+    [('resnet18', (64, 128, 256)), ('resnet50', (256, 512, 1024, 2048)), ('alexnet', (384, 256, 4096))],
+)
+def test_probe_describes_the_stages_of_each_backbone(need_probe, tmp_path, name, widths):
+    rng = np.random.default_rng(0)
+    images = [(rng.integers(0, 255, (64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8)) for _ in range(2)]
+    random = need_probe.backbone(name, None, 0, images)
+    found = need_probe.describe(random, images, 2, '')
+    assert [stage[0]['x'].shape[1] for stage in found] == list(widths) and len(found[0]) == 2
+    # Running statistics are those of the images: what is described is neither dead nor huge.
+    assert all(0.01 < torch.cat([one['x'] for one in stage]).std() < 100 for stage in found)
+    torch.save(dict(state_dict=random.state_dict()), tmp_path / 'backbone.pth')
+    loaded = need_probe.describe(
+        need_probe.backbone(name, str(tmp_path / 'backbone.pth'), 1, images), images, 2, ''
+    )
+    assert torch.equal(loaded[-1][0]['x'], found[-1][0]['x'])
 
 
 def test_propagation_end_to_end_and_again(tools, pairs, tmp_path, monkeypatch, capsys):

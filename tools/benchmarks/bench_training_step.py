@@ -24,6 +24,7 @@ than the GPU waits, and what feeding really costs is how much slower it is than 
 """
 
 import argparse
+import gc
 import itertools
 import json
 import os
@@ -269,6 +270,7 @@ def compare(case: tuple, batch: int, ann_file: Path, args: argparse.Namespace, d
                 found[way].clear()
             finally:
                 built = None
+                gc.collect()  # what lives on in a cycle, its memory too, would count for the next way
                 if device.type == 'cuda':
                     torch.cuda.empty_cache()
     rows = []

@@ -12,6 +12,7 @@ OUT/probe.{md,json,png} are the result.
 """
 
 import argparse
+import copy
 import json
 import math
 import statistics
@@ -23,16 +24,22 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS as ROOT_DATASETS
 from mmengine.registry import DefaultScope
-from recipes import ROOT, add_pairs, add_recipes, add_scale, pretrain_all
+from recipes import LARGER, ROOT, add_backbone, add_pairs, add_recipes, add_scale, pretrain_all
 from torch import Tensor, nn
 from tqdm import tqdm
 from transfer import SEGMENTATION, plot
 
 from cmp_mm.downstream import check_config
 from cmp_mm.engine import load_checkpoint_file, run_config, state_dict_of, write_durably
-from cmp_mm.models import FlowDataPreprocessor, ResNet
+from cmp_mm.models import FlowDataPreprocessor
+from cmp_mm.registry import MODELS
 
-STAGES = ('layer1', 'layer2', 'layer3')
+# backbone -> the stages that are described, by their number there
+STAGES = {
+    'resnet18': dict(layer1=0, layer2=1, layer3=2),
+    'resnet50': dict(layer1=0, layer2=1, layer3=2, layer4=3),
+    'alexnet': dict(conv3=2, conv5=4, fc7=6),
+}
 
 
 def parse_args() -> argparse.Namespace:
@@ -40,7 +47,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_pairs(parser)
     add_scale(parser)
-    parser.set_defaults(backbone='resnet18')  # the one whose stages are described here
+    add_backbone(parser)
     parser.add_argument('--task', choices=SEGMENTATION, required=True)
     parser.add_argument('--data-root', required=True, help='of the labelled set')
     add_recipes(parser)
@@ -64,10 +71,12 @@ def load_images(cfg: Config, split: str, short_side: int) -> list[tuple[np.ndarr
         return [(one['img'], one['gt_seg_map']) for one in (dataset[i] for i in range(len(dataset)))]
 
 
-def backbone(weights: str | None, seed: int, images: list) -> ResNet:
-    """The quick config's backbone; random weights get the running statistics of some images."""
+def backbone(name: str, weights: str | None, seed: int, images: list) -> nn.Module:
+    """The pretrained backbone; random weights get the running statistics of some images."""
     torch.manual_seed(seed)
-    model = ResNet(depth=18, num_stages=3, out_indices=(0, 1, 2))
+    kind = LARGER[name][0] if name in LARGER else dict(type='ResNet', depth=18, num_stages=3)
+    out_indices = tuple(STAGES[name].values())
+    model = MODELS.build(dict(copy.deepcopy(kind), out_indices=out_indices, _scope_='cmp_mm'))
     if weights is not None:
         model.load_state_dict(state_dict_of(load_checkpoint_file(weights)))
         return model.eval()
@@ -88,11 +97,13 @@ def normalized(image: np.ndarray) -> Tensor:
 
 
 @torch.inference_mode()
-def describe(model: ResNet, images: list, classes: int, name: str) -> list[list[dict]]:
+def describe(model: nn.Module, images: list, classes: int, name: str) -> list[list[dict]]:
     """For each stage and image: features (P, C) float32 and the labels (P,) at their places."""
-    found: list[list[dict]] = [[] for _ in STAGES]
+    found: list[list[dict]] = []
     for image, labels in tqdm(images, desc=name, unit='image', leave=False):
-        for stage, features in enumerate(model(normalized(image))):
+        stages = model(normalized(image))
+        found = found or [[] for _ in stages]
+        for stage, features in enumerate(stages):
             rows, columns = features.shape[-2:]
             # Padded convolutions centre cell i of a map of stride s on pixel s * i, not on the cell's middle.
             stride = 2 ** round(math.log2(labels.shape[0] / rows))
@@ -109,16 +120,22 @@ def accuracy(train: list[dict], val: list[dict], classes: int) -> tuple[float, f
 
     The rank is the participation ratio of the correlation matrix's eigenvalues, (sum)^2 / sum of squares.
     """
-    x, y = torch.cat([one['x'] for one in train]).double(), torch.cat([one['y'] for one in train])
-    mean, std = x.mean(0), x.std(0) + 1e-6
-    x = (x - mean) / std
-    eigenvalues = torch.linalg.eigvalsh(x.T @ x / len(x)).clamp(min=0)
+    # Sums over the images: 4096 channels of all of them at once would not fit a small machine.
+    number = sum(len(one['y']) for one in train)
+    weights = 1 / sum(torch.bincount(one['y'], minlength=classes) for one in train).clamp(min=1)
+    mean = sum(one['x'].double().sum(0) for one in train) / number
+    std = (sum((one['x'].double() - mean).square().sum(0) for one in train) / (number - 1)).sqrt() + 1e-6
+    correlation = gram = targets = 0
+    for one in train:
+        x = (one['x'].double() - mean) / std
+        correlation += x.T @ x
+        x = torch.cat([x, x.new_ones(len(x), 1)], 1)
+        weighted = x.T * weights[one['y']]
+        gram += weighted @ x
+        targets += weighted @ nn.functional.one_hot(one['y'], classes).double()
+    eigenvalues = torch.linalg.eigvalsh(correlation / number).clamp(min=0)
     rank = float(eigenvalues.sum() ** 2 / eigenvalues.square().sum())
-    x = torch.cat([x, x.new_ones(len(x), 1)], 1)
-    weights = (1 / torch.bincount(y, minlength=classes).clamp(min=1))[y][:, None].double()
-    targets = nn.functional.one_hot(y, classes).double()
-    ridge = 1e-2 * torch.eye(x.shape[1], dtype=x.dtype)
-    solution = torch.linalg.solve(x.T @ (x * weights) + ridge, x.T @ (targets * weights))
+    solution = torch.linalg.solve(gram + 1e-2 * torch.eye(len(gram), dtype=gram.dtype), targets)
     right, total = torch.zeros(classes), torch.zeros(classes)
     for one in val:
         values = (one['x'].double() - mean) / std
@@ -141,12 +158,12 @@ def measure(args: argparse.Namespace, cfg: Config, inits: dict[str, list[str | N
     for init, several in inits.items():
         for seed in range(args.seeds):
             if seed == 0 or len(several) > 1:
-                model = backbone(several[seed % len(several)], seed, train)
+                model = backbone(args.backbone, several[seed % len(several)], seed, train)
                 described = [describe(model, images, classes, init) for images in (train, val)]
             order = np.random.default_rng(seed).permutation(len(train))
             for labels in args.labels:
                 chosen = order if labels == 'all' else order[: int(labels)]
-                for stage, name in enumerate(STAGES):
+                for stage, name in enumerate(STAGES[args.backbone]):
                     some = [described[0][stage][i] for i in chosen]
                     result = accuracy(some, described[1][stage], classes)
                     scores.setdefault((labels, name, init), []).append(result)
@@ -168,7 +185,7 @@ def render_table(rows: list[dict]) -> str:
     lines = ['| features | stage | ' + ' | '.join(f'{n} labels' for n in labels) + ' | effective rank |']
     lines.append('| --- ' * (3 + len(labels)) + '|')
     for init in dict.fromkeys(row['init'] for row in rows):
-        for stage in STAGES:
+        for stage in dict.fromkeys(row['stage'] for row in rows):
             found = {row['labels']: row for row in rows if (row['init'], row['stage']) == (init, stage)}
             cells = [
                 f'{found[n]["mean"]:.1f}'
