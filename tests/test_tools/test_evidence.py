@@ -51,13 +51,20 @@ def pairs(tmp_path_factory) -> Path:
     return root
 
 
-@pytest.mark.parametrize('name', ['1xb16-800', '1xb16-3k'])
-def test_the_quick_configs_are_the_recipe_measured(tools, name):
+@pytest.mark.parametrize(
+    ('name', 'recipe'),
+    [
+        ('1xb16-800', 'cmp-kaiming'),
+        ('1xb16-3k', 'cmp-kaiming'),
+        ('k41-1xb16-3k', 'cmp-k41-kaiming'),
+    ],
+)
+def test_the_quick_configs_are_the_recipe_measured(tools, name, recipe):
     recipes = tools['recipes']
     config = Config.fromfile(recipes.ROOT / f'configs/cmp/cmp_resnet18-plain_quick-{name}_pairs-96x96.py')
     scale = recipes.Scale(iterations=config.train_cfg.max_iters)
     root = config.train_dataloader.dataset.data_root
-    measured = recipes.pretraining_config(recipes.RECIPES['cmp-kaiming'], root, scale)
+    measured = recipes.pretraining_config(recipes.RECIPES[recipe], root, scale)
     for part in ('model', 'train_dataloader', 'optim_wrapper', 'param_scheduler', 'train_cfg'):
         assert config[part] == measured[part], part
 

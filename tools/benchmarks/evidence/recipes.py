@@ -86,6 +86,21 @@ def _kernel(size: int, stride: int) -> Callable[[Config], None]:
     )
 
 
+def _either(*kernels: tuple[int, int]) -> Callable[[Config], None]:
+    """For each image one of several pairs of K and grid, as likely as each other."""
+
+    def change(cfg: Config) -> None:
+        pipeline = cfg.train_dataloader.dataset.pipeline
+        place = next(i for i, step in enumerate(pipeline) if step['type'] == 'SampleGuidance')
+        choices = []
+        for kernel in kernels:
+            _kernel(*kernel)(cfg)
+            choices.append([dict(pipeline[place], type='cmp_mm.SampleGuidance')])
+        pipeline[place] = dict(type='RandomChoice', transforms=choices)
+
+    return change
+
+
 def _walker(cfg: Config) -> None:
     cfg.model.use_guidance = False
 
@@ -142,6 +157,11 @@ RECIPES = {
     'cmp-k41': Recipe('CMP, K 41, grid 120', _kernel(41, 120)),
     'cmp-k41-kaiming': Recipe(
         'CMP, K 41, grid 120, Kaiming initialisation of the backbone', _both(_kernel(41, 120), _kaiming)
+    ),
+    'cmp-k15or41-kaiming': Recipe(
+        'CMP, K 15 and grid 60 for half of the images, K 41 and grid 120 for the others, Kaiming initialisation '
+        'of the backbone',
+        _both(_either((15, 60), (41, 120)), _kaiming),
     ),
     'cmp-0to4-kaiming': Recipe(
         'CMP, at most 0 to 4 points, drawn per image, Kaiming initialisation of the backbone',
