@@ -1,6 +1,6 @@
-# For a backbone to fine-tune: as long as the 3k one, with three arrows far from each other in a crop instead of
-# eighteen, as the paper has them. Its features gain more, and its motion from many arrows is worse than from
-# none. Figures are in tools/benchmarks/evidence.
+# For a backbone to fine-tune: as long as the 3k one, with three arrows far from each other in a crop instead
+# of eighteen: a large K and few points, as in the paper. Its features gain more, and its motion from many
+# arrows is worse than none. Figures are in tools/benchmarks/evidence.
 _base_ = './cmp_resnet18-plain_quick-1xb16-3k_pairs-96x96.py'
 
 guidance = dict(

@@ -159,8 +159,7 @@ RECIPES = {
         'CMP, K 41, grid 120, Kaiming initialisation of the backbone', _both(_kernel(41, 120), _kaiming)
     ),
     'cmp-k15or41-kaiming': Recipe(
-        'CMP, K 15 and grid 60 for half of the images, K 41 and grid 120 for the others, Kaiming initialisation '
-        'of the backbone',
+        'CMP, K 15 and grid 60 or K 41 and grid 120, drawn per image, Kaiming initialisation of the backbone',
         _both(_either((15, 60), (41, 120)), _kaiming),
     ),
     'cmp-0to4-kaiming': Recipe(
