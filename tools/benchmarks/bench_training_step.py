@@ -107,7 +107,7 @@ class Way:
         self, config: Config, ann_file: Path, batch: int, device: torch.device, workers: int, options: dict
     ) -> None:
         on_gpu, fast = device.type == 'cuda', options['fast']
-        self.device, self.workers = device, workers
+        self.device, self.workers, self.fast = device, workers, fast
         steps = [dict(step) for step in config.train_dataloader.dataset.pipeline]
         guidance = next(step for step in steps if step['type'] == 'SampleGuidance')
         guidance = {key: value for key, value in guidance.items() if key != 'type'}
@@ -164,16 +164,18 @@ class Way:
         if self.device.type == 'cuda':
             torch.cuda.synchronize(self.device)
 
-    def timed(self, batches: Iterator[dict], seconds: float, least: int, skipped: int) -> dict:
+    def timed(
+        self, batches: Iterator[dict], seconds: float, least: int, skipped: int, patient: bool = False
+    ) -> dict:
         """Steps for some seconds, at least ``least``, after ``skipped`` ones that do not count.
 
-        Those end after as many seconds: where a step takes long the workers are ahead of it anyway.
+        Those end after as many seconds, unless ``patient``.
         """
         start = time.perf_counter()
         for _ in range(skipped):
             self.step(next(batches))
             self.wait()
-            if time.perf_counter() - start > seconds:
+            if not patient and time.perf_counter() - start > seconds:
                 break
         start, waited, count = time.perf_counter(), 0.0, 0
         while count < least or time.perf_counter() - start < seconds:
@@ -199,8 +201,11 @@ def measure(way: Way, batch: int, args: argparse.Namespace) -> dict:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(way.device)
     # What the workers made while nobody timed them must not count as theirs: as many batches as there are
-    # in flight are trained on first.
-    fed = way.timed(batches, args.seconds, args.least, 2 * way.workers)
+    # in flight are trained on first, and twice as many are timed, since large ones would be a stock for
+    # seconds. A plain step can take seconds itself, and its workers are ahead of it anyway.
+    in_flight = 2 * way.workers
+    least = max(args.least, 2 * in_flight) if way.fast else args.least
+    fed = way.timed(batches, args.seconds, least, in_flight, patient=way.fast)
     # Reserved: what a CUDA graph works in counts as free to everyone but it.
     peak = torch.cuda.max_memory_reserved(way.device) if way.device.type == 'cuda' else None
     figures = dict(
