@@ -195,6 +195,7 @@ def measure(way: Way, batch: int, args: argparse.Namespace) -> dict:
     """Images a second from memory and from the workers, share of waiting, peak memory, first loss."""
     batches = iter(way.loader)
     kept = [next(batches) for _ in range(2)]
+    del batches  # its workers would make two dozen more meanwhile, for seconds if they are large
     first = way.step(kept[0]).item()
     memory = way.timed(itertools.cycle(kept), args.seconds, args.least, args.least)
     if way.device.type == 'cuda':  # only now: cuDNN's search for the best algorithm takes more
@@ -203,6 +204,7 @@ def measure(way: Way, batch: int, args: argparse.Namespace) -> dict:
     # What the workers made while nobody timed them must not count as theirs: as many batches as there are
     # in flight are trained on first, and twice as many are timed, since large ones would be a stock for
     # seconds. A plain step can take seconds itself, and its workers are ahead of it anyway.
+    batches = iter(way.loader)
     in_flight = 2 * way.workers
     least = max(args.least, 2 * in_flight) if way.fast else args.least
     fed = way.timed(batches, args.seconds, least, in_flight, patient=way.fast)
