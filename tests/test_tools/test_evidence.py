@@ -102,6 +102,21 @@ def test_a_recipe_in_bfloat16_differs_in_that_alone(tools, tmp_path, name):
     assert mixed.pretty_text == plain.pretty_text
 
 
+@pytest.mark.parametrize(('backbone', 'rate'), [('resnet18', 2e-3), ('resnet50', 1e-3), ('alexnet', 2e-4)])
+def test_the_rate_of_a_pretraining_is_the_backbones_unless_it_is_given(tools, backbone, rate):
+    recipes = tools['recipes']
+    parser = argparse.ArgumentParser()
+    recipes.add_scale(parser)
+    recipes.add_backbone(parser)
+    asked = ['--backbone', backbone]
+    assert recipes.chosen_scale(parser.parse_args(asked)) == recipes.Scale(lr=rate)
+    assert recipes.chosen_scale(parser.parse_args([*asked, '--pretrain-lr', '5e-4'])).lr == 5e-4
+    given = [*asked, '--pretrain-crop', '64', '--pretrain-precision', 'bfloat16']
+    assert recipes.chosen_scale(parser.parse_args(given)) == recipes.Scale(
+        lr=rate, crop=64, precision='bfloat16'
+    )
+
+
 @pytest.mark.parametrize('backbone', ['resnet50', 'alexnet'])
 def test_larger_backbones_are_the_same_experiment(tools, tmp_path, backbone):
     recipes, transfer = tools['recipes'], tools['transfer']

@@ -31,6 +31,8 @@ LARGER = {
     'alexnet': (dict(type='AlexNetFCN', **PRETRAINED_STRIDE['alexnet']), 4096),
 }
 BACKBONES = ('resnet18', *LARGER)
+# AdamW's. AlexNet's fc6 has weights of .007: ten steps of .001 replace them, by three directions of features.
+PRETRAIN_LR = {'resnet18': 2e-3, 'resnet50': 1e-3, 'alexnet': 2e-4}
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Scale:
     crop: int = 96
     iterations: int = 800
     batch_size: int = 16
-    lr: float = 2e-3
+    lr: float = PRETRAIN_LR['resnet18']
     precision: str = 'float32'
 
 
@@ -398,15 +400,20 @@ def pretrain_all(args: argparse.Namespace) -> dict[str, list[dict]]:
 
 def add_scale(parser: argparse.ArgumentParser) -> None:
     """Options of a pretraining's size."""
+    rates = ', '.join(f'{rate:g} for {name}' for name, rate in PRETRAIN_LR.items())
     for field in fields(Scale):
         kind = type(field.default)
         flag = '--pretrain-' + field.name.replace('_', '-')
         choices = PRECISIONS if field.name == 'precision' else None
-        parser.add_argument(
-            flag, type=kind, default=field.default, choices=choices, help='default: %(default)s'
-        )
+        default, text = field.default, 'default: %(default)s'
+        if field.name == 'lr':
+            default, text = None, f'at its peak (default: {rates})'
+        parser.add_argument(flag, type=kind, default=default, choices=choices, help=text)
 
 
 def chosen_scale(args: argparse.Namespace) -> Scale:
-    """The sizes asked for."""
-    return Scale(**{field.name: getattr(args, f'pretrain_{field.name}') for field in fields(Scale)})
+    """The sizes asked for, at the learning rate of the backbone unless one is given."""
+    asked = {field.name: getattr(args, f'pretrain_{field.name}') for field in fields(Scale)}
+    if asked['lr'] is None:
+        asked['lr'] = PRETRAIN_LR[args.backbone]
+    return Scale(**asked)
