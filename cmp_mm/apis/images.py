@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from cmp_mm.flow.formats import MAX_PIXELS
@@ -24,6 +24,18 @@ FORMATS = ('PNG', 'JPEG', 'GIF', 'WEBP', 'AVIF', 'BMP', 'TIFF', 'JPEG2000', 'PPM
 # Rounding of whoever scaled the values may leave the range by this share.
 _SLACK = 1e-3
 _READ_ERRORS = (OSError, ValueError, SyntaxError, ArithmeticError, EOFError, Image.DecompressionBombError)
+
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # of TIFF
 
 ImageLike = str | os.PathLike | np.ndarray | Image.Image | Tensor
 
@@ -73,9 +85,10 @@ def decode_image(data: bytes, name: str = 'image') -> np.ndarray:
             if width * height > MAX_PIXELS:
                 raise InputError(f'{name} claims {width} x {height} pixels; at most {MAX_PIXELS} are read')
             image.load()
-            # Both make a copy of an image that needs no change: up to 256 MB each.
-            ImageOps.exif_transpose(image, in_place=True)
-            return np.array(image if image.mode == 'RGB' else _file_to_rgb(image, name))
+            # A copy of an image that needs no change would be up to 256 MB.
+            eight_bits = image if image.mode == 'RGB' else _file_to_rgb(image, name)
+            turn = _turn(image)
+            return np.array(eight_bits if turn is None else eight_bits.transpose(turn))
     except _READ_ERRORS as error:
         if isinstance(error, InputError):
             raise
@@ -85,10 +98,24 @@ def decode_image(data: bytes, name: str = 'image') -> np.ndarray:
         raise InputError(f'{name} is not a whole image file: {reason}') from None
 
 
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What brings a file's image upright."""
+    # Not ImageOps.exif_transpose, which writes all other tags anew and fails at a broken one. Nor may a block
+    # that cannot be read at all, in whatever way, cost a picture that is whole.
+    try:
+        return _TURNS.get(image.getexif().get(_ORIENTATION))
+    except Exception:
+        return None
+
+
 def _file_to_rgb(image: Image.Image, name: str) -> Image.Image:
     """Like ``convert('RGB')``, which cuts 16-bit values off at 255 and so makes nearly all of them white."""
     if image.mode.startswith('I;16'):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert('RGB')
+        tags = getattr(image, 'tag_v2', {})
+        # Pillow hands the values of a TIFF over as they are, of 12 bits and with white as zero too.
+        bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
+        values = (np.asarray(image) >> (bits - 8)).astype(np.uint8)
+        return Image.fromarray(255 - values if tags.get(_PHOTOMETRIC) == 0 else values).convert('RGB')
     if image.mode in ('I', 'F'):
         raise InputError(
             f'{name} has values of mode {image.mode!r}, whose range it does not tell; give an array and its '

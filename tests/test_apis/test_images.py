@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
 
 from cmp_mm.apis import InputError, read_image, to_rgb_array
 from cmp_mm.apis.images import decode_image, to_rgb_tensor
@@ -51,6 +51,61 @@ def test_orientation_in_a_file_is_applied(image, tmp_path):
     exif[0x0112] = 6  # show it turned clockwise
     Image.fromarray(image).save(path, exif=exif)
     np.testing.assert_array_equal(read_image(path), np.rot90(image, -1))
+
+
+@pytest.mark.parametrize('turn', range(1, 9))
+def test_every_orientation_is_that_of_pillow(image, turn):
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x0112] = turn
+    Image.fromarray(image).save(buffer, 'png', exif=exif)
+    with Image.open(buffer) as picture:
+        wanted = np.asarray(ImageOps.exif_transpose(picture))
+    np.testing.assert_array_equal(decode_image(buffer.getvalue()), wanted)
+
+
+def broken_exif(kind):
+    """A block whose resolution is text, one cut short, one of zeros."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x011A] = 6, 72.0
+    data = exif.tobytes()
+    if kind == 'text':
+        place = data.index(b'\x01\x1a\x00\x05')
+        return data[: place + 3] + b'\x02' + data[place + 4 :]
+    return data[:10] if kind == 'short' else bytes(16)
+
+
+@pytest.mark.parametrize(('kind', 'turned'), [('text', True), ('short', False), ('zeros', False)])
+def test_a_broken_exif_block_costs_no_picture(image, kind, turned):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, 'png', exif=broken_exif(kind))
+    wanted = np.rot90(image, -1) if turned else image
+    np.testing.assert_array_equal(decode_image(buffer.getvalue()), wanted)
+
+
+def grey_tiff(values, bits, white_is_zero):
+    """A TIFF of one row of values, packed as their bits are."""
+    row = ''.join(f'{value:0{bits}b}' for value in values)
+    data = np.array(values, '<u2').tobytes() if bits == 16 else int(row, 2).to_bytes(len(row) // 8, 'big')
+    tags = [
+        (256, len(values)), (257, 1), (258, bits), (259, 1), (262, int(not white_is_zero)), (273, 8),
+        (277, 1), (278, 1), (279, len(data)),
+    ]  # fmt: skip
+    folder = b''.join(struct.pack('<HHIHH', tag, 3, 1, value, 0) for tag, value in tags)
+    start = struct.pack('<2sHI', b'II', 42, 8 + len(data))
+    return start + data + struct.pack('<H', len(tags)) + folder + bytes(4)
+
+
+@pytest.mark.parametrize('white_is_zero', [False, True])
+@pytest.mark.parametrize('bits', [8, 12, 16])
+def test_grey_of_a_tiff_is_scaled_by_its_bits(bits, white_is_zero):
+    if bits == 12 and white_is_zero:
+        with pytest.raises(InputError, match='not a whole image file'):  # Pillow knows none
+            decode_image(grey_tiff([0, 4095], bits, white_is_zero))
+        return
+    grey = [0, 255, 17, 128]
+    values = [255 - value if white_is_zero else value for value in grey]
+    data = grey_tiff([value << (bits - 8) for value in values], bits, white_is_zero)
+    np.testing.assert_array_equal(decode_image(data)[0], np.repeat(np.array(grey)[:, None], 3, axis=1))
 
 
 @pytest.mark.parametrize(
