@@ -1,6 +1,7 @@
 """Frames to a gif or mp4 file, which appears whole or not at all."""
 
 import os
+import struct
 import uuid
 from collections.abc import Iterable
 from fractions import Fraction
@@ -46,6 +47,10 @@ def write_video(
     try:
         count = (_write_gif if suffix == '.gif' else _write_mp4)(_checked(shown), temporary, fps)
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename == str(temporary):  # whose name says nothing to who asked
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     return count
@@ -82,14 +87,20 @@ def _checked(frames: Iterable[np.ndarray]) -> Iterable[np.ndarray]:
 
 def _write_gif(frames: Iterable[np.ndarray], path: Path, fps: float) -> int:
     pictures = [Image.fromarray(frame).quantize(255, dither=Image.Dither.FLOYDSTEINBERG) for frame in frames]
-    pictures[0].save(
-        path,
-        format='GIF',
-        save_all=True,
-        append_images=pictures[1:],
-        duration=max(20, round(100 / fps) * 10),
-        loop=0,
-    )
+    try:
+        pictures[0].save(
+            path,
+            format='GIF',
+            save_all=True,
+            append_images=pictures[1:],
+            duration=max(20, round(100 / fps) * 10),
+            loop=0,
+        )
+    except struct.error:  # Pillow adds up the times of equal frames, and a gif counts in 16 bits
+        raise InputError(
+            f'the picture stands still for over 655 s at fps {fps:g}, longer than a gif can tell; use a '
+            'higher fps or .mp4'
+        ) from None
     return len(pictures)
 
 
@@ -98,7 +109,8 @@ def _write_mp4(frames: Iterable[np.ndarray], path: Path, fps: float) -> int:
 
     count, stream = 0, None
     try:
-        with av.open(str(path), 'w', format='mp4') as container:
+        # Without 'file:' FFmpeg takes what is before a colon for a protocol.
+        with av.open(f'file:{path}', 'w', format='mp4') as container:
             for frame in frames:
                 # The usual pixel format shares colours between 2 x 2 pixels, so sides must be even.
                 frame = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), 'edge')

@@ -152,6 +152,28 @@ def test_a_failing_source_leaves_no_file(frames, tmp_path, suffix):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize('name', ['12:30.mp4', 'take-2:1.mp4', '%d.mp4', 'é:ü.gif'])
+def test_a_name_is_a_name(frames, tmp_path, monkeypatch, name):
+    """FFmpeg takes what is before a colon for a protocol, and %d for a number."""
+    monkeypatch.chdir(tmp_path)
+    assert write_video(frames[:2], name) == 2
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize('suffix', ['.gif', '.mp4'])
+def test_who_cannot_write_is_told_the_name_asked_for(frames, tmp_path, suffix):
+    path = tmp_path / 'no folder' / f'a{suffix}'
+    with pytest.raises(OSError) as caught:
+        write_video(frames, path)
+    assert caught.value.filename == str(path)
+
+
+def test_a_picture_that_stands_longer_than_a_gif_can_tell(frames, tmp_path):
+    with pytest.raises(InputError, match='stands still for over 655 s at fps 0.1'):
+        write_video([frames[0]] * 70, tmp_path / 'a.gif', 0.1)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_wrong_video_settings(frames, tmp_path):
     for name, fps, message in (
         ('a.avi', 10, "'.avi'"),
