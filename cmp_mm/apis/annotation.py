@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
+from .arrows import to_working_size
 from .errors import InputError, check_choice
 from .images import ImageLike, to_rgb_array
 from .inferencer import CMPInferencer, EncodedImage
@@ -131,12 +132,16 @@ class PointAnnotator:
         """(4, 2, h, w) flows; one encoding serves them all."""
         # The dummy velocity is one of the working size; the API takes vectors in pixels of the image.
         ratio = np.array(encoded.size[::-1]) / np.array(encoded.working_size[::-1])
+        places = np.vstack([static, positive])
+        rows = np.hstack([places, np.zeros_like(places)]).astype(np.float32)
+        # Where points meet in a pixel of the network's, the last counts, positive after static: whatever the
+        # inferencer does of arrows that meet.
+        at = to_working_size(torch.from_numpy(rows), encoded.size, encoded.working_size)[:, :2].numpy()
+        kept = np.sort(len(at) - 1 - np.unique(at[::-1], axis=0, return_index=True)[1])
         sets = []
         for direction in DIRECTIONS:
-            pull = np.broadcast_to(np.array(direction) * self.velocity * ratio, positive.shape)
-            # Where a static and a positive point meet, the positive one, last, counts.
-            rows = [np.hstack([static, np.zeros_like(static)]), np.hstack([positive, pull])]
-            sets.append(np.vstack(rows))
+            rows[len(static) :, 2:] = np.array(direction) * self.velocity * ratio
+            sets.append(rows[kept])
         flows = self.inferencer.propagate(encoded, sets, batch_size=len(sets))
         return flows / flows.new_tensor(ratio)[:, None, None]
 

@@ -173,6 +173,24 @@ def test_overlays_leave_the_rest_alone(discs):
         assert (drawn[mask] != image[mask]).any(axis=1).all()
 
 
+@pytest.mark.parametrize('working', [None, (16, 24)])
+def test_points_that_meet_are_told_apart_whatever_arrows_would_do(make_inferencer, image, working):
+    """The positive point counts, and of equal ones the last, also where the network sees one pixel."""
+    masks = []
+    for collisions in ('error', 'mean', 'last'):
+        annotator = PointAnnotator(
+            make_inferencer(collisions=collisions, working_size=working), image, color_order='rgb'
+        )
+        masks.append(annotator.mask([(20, 20), (20, 20), (40, 9)], [(40, 9), (1, 1), (1, 1)]).score)
+        alone = annotator.mask([(20, 20), (40, 9)], [(1, 1)]).score
+        np.testing.assert_array_equal(masks[-1], alone)
+        if working:
+            beside = annotator.mask([(20, 20), (40, 9)], [(39, 9), (1, 1)]).score
+            np.testing.assert_array_equal(beside, alone)
+    np.testing.assert_array_equal(masks[0], masks[1])
+    np.testing.assert_array_equal(masks[0], masks[2])
+
+
 def test_a_point_at_the_rim_of_the_square_is_in_it_or_not(inferencer):
     annotator = PointAnnotator(
         inferencer, np.zeros((200, 200, 3), np.uint8), zoom_factor=4, color_order='rgb'

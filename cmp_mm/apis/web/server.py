@@ -70,7 +70,7 @@ def serve(
         # gradio waits for an interrupt alone; uploads must not outlive the server either way.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         page.launch(
-            server_name=host,
+            server_name=f'[{host}]' if ':' in host else host,  # an address of IPv6, as URLs have it
             server_port=port,
             share=False,
             quiet=True,

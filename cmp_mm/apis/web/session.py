@@ -9,12 +9,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 
 from cmp_mm.flow import add_legend, encode_flow, flow_to_rgb, write_whole
 from cmp_mm.visualization import draw_arrows
 from cmp_mm.visualization.drawing import enlarge, zoom_for
 
 from ..annotation import PointAnnotator
+from ..arrows import to_working_size
 from ..clicks import AnnotationSession, Clicks
 from ..command_line import png
 from ..errors import InputError, check_choice
@@ -51,6 +53,7 @@ class PageSession:
         self.start: tuple[int, int] | None = None
         self.flow: np.ndarray | None = None
         self.annotation: AnnotationSession | None = None
+        self._file_size = (0, 0)
         self._encoded: EncodedImage | None = None
         self._options: dict = {}
         self._folder: tempfile.TemporaryDirectory | None = None
@@ -71,12 +74,13 @@ class PageSession:
         image = decode_image(data, 'the file')
         height, width = image.shape[:2]
         told = f'Image of {width} x {height} pixels.'
+        file_size = height, width
         if max(height, width) > max_side:
             ratio = max_side / max(height, width)
             width, height = max(1, round(width * ratio)), max(1, round(height * ratio))
             image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
             told += f' Shrunk to {width} x {height}: all results have that size.'
-        self.image, self.zoom = image, zoom_for(height, width, 480)
+        self.image, self._file_size, self.zoom = image, file_size, zoom_for(height, width, 480)
         self.arrows, self.start, self.flow = Clicks((height, width)), None, None
         self.annotation, self._encoded = None, None
         return told
@@ -135,8 +139,12 @@ class PageSession:
         return 'All arrows are removed; undo brings them back.'
 
     def arrow_list(self) -> str:
-        """The arrows as the command-line demos take them, one a line."""
-        return '\n'.join(f'--arrow {x},{y},{u},{v}' for x, y, u, v in self.arrows.items)
+        """The arrows as the command-line demos take them, one a line: in pixels of the file, unshrunk."""
+        if not self.arrows.items:
+            return ''
+        rows = torch.tensor(self.arrows.items, dtype=torch.float64)
+        rows = to_working_size(rows, self._image().shape[:2], self._file_size)
+        return '\n'.join('--arrow ' + ','.join(f'{value:.6g}' for value in row) for row in rows.tolist())
 
     def arrow_picture(self) -> np.ndarray | None:
         """The image with its arrows, ``zoom`` times larger."""
@@ -287,7 +295,8 @@ class PageSession:
         if self.annotation is None:
             return picture
         for number, mask in enumerate(self.annotation.objects, 1):
-            picture = overlay_mask(picture, self._enlarged(mask), _COLOURS[number % len(_COLOURS)])
+            colour = _COLOURS[1:][(number - 1) % (len(_COLOURS) - 1)]
+            picture = overlay_mask(picture, self._enlarged(mask), colour)
         made = self.annotation.mask()
         if made is not None:
             picture = overlay_mask(picture, self._enlarged(made.mask), _COLOURS[0])

@@ -112,7 +112,7 @@ def _arrow_editor(session: gr.State, name: str, after: list[Any], show_after: Ca
         undo = gr.Button('Undo', elem_id=f'{name}-undo')
         clear = gr.Button('Clear', elem_id=f'{name}-clear')
     arrows = gr.Textbox(
-        label='Arrows, as the command-line demos take them (x,y,u,v in pixels)',
+        label='Arrows, as the command-line demos take them (x,y,u,v in pixels of the file)',
         interactive=False,
         lines=2,
         elem_id=f'{name}-arrows',

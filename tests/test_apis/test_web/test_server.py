@@ -1,5 +1,6 @@
 import importlib.util
 import re
+import socket
 import sys
 from pathlib import Path
 
@@ -46,6 +47,19 @@ def test_answers_to_its_own_name_and_pages_only(server, ask):
     assert ask(server, '/')[0] == 200
     assert ask(server, '/', host='example.com')[0] == 403
     assert ask(server, '/gradio_api/upload', [], origin='http://example.com')[0] == 403
+
+
+def test_an_address_of_ipv6_is_served_too(start_server, ask):
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(('::1', 0))
+    except OSError:
+        pytest.skip('this machine has no IPv6')
+    found = start_server('--host', '::1')
+    found.url = f'http://[::1]:{found.port}'
+    assert found.url in found.log.read_text()
+    assert ask(found, '/')[0] == 200
+    assert ask(found, '/', host='example.com')[0] == 403
 
 
 def test_without_gradio_one_sentence_names_the_command(monkeypatch):

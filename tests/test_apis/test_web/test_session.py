@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from cmp_mm.apis import InputError, PointAnnotator
 from cmp_mm.apis.command_line import png
@@ -36,6 +37,19 @@ def test_a_large_image_is_shrunk_and_it_says_so(image):
     told = session.load(png(image), 30)
     assert '61 x 45' in told and 'Shrunk to 30 x 22' in told
     assert session.image.shape == (22, 30, 3) and session.arrows.size == (22, 30)
+
+
+def test_arrows_on_a_shrunk_image_are_listed_in_pixels_of_the_file():
+    image = np.zeros((300, 400, 3), np.uint8)
+    image[:, 320:] = 255
+    session = PageSession()
+    session.load(png(image), 100)
+    assert (session.image[40, 85] == 255).all()
+    session.click_arrow(at(session, 85, 40), 'draw arrow')
+    session.click_arrow(at(session, 95, 38), 'draw arrow')
+    x, y, u, v = (float(part) for part in session.arrow_list().removeprefix('--arrow ').split(','))
+    assert (u, v) == (40, -8)
+    assert (image[int(y), int(x)] == 255).all() and abs(y - 162) <= 2 and abs(x - 342) <= 2
 
 
 def test_what_is_no_image_leaves_the_one_before(session, image):
@@ -155,6 +169,26 @@ def test_masks_points_objects_and_export(session, inferencer, image):
     session.undo_point()
     assert session.annotation.mask() is None
     assert 'removed' in session.drop_object() and 'no finished' in session.drop_object()
+
+
+def test_no_finished_object_has_the_colour_of_the_one_in_work(inferencer):
+    session = PageSession()
+    session.load(png(np.zeros((40, 60, 3), np.uint8)), 1024)
+    session.prepare_masks(inferencer, method='reference', threshold=0.2, velocity=10.0, zoom_factor=0)
+
+    def tints(mask):
+        picture = session.mask_picture()[:: session.zoom, :: session.zoom]
+        return {tuple(pixel) for pixel in picture[ndimage.binary_erosion(mask)].tolist()}
+
+    finished = set()
+    for number in range(9):
+        session.annotation.objects.append(np.tile(np.arange(60) // 6 == number, (40, 1)))
+        finished |= tints(session.annotation.objects[-1])
+    session.annotation.objects = []
+    session.click_point(at(session, 30, 20), 'positive')
+    (in_work,) = tints(session.annotation.mask().mask) - {(255, 255, 255)}  # the point is drawn there too
+    assert len(finished) == 5
+    assert in_work not in finished
 
 
 def test_other_options_keep_points_and_objects(session, inferencer):
