@@ -91,9 +91,9 @@ class DurableLocalBackend(LocalBackend):
 def find_resumable(folders: Iterable[str | os.PathLike]) -> str | None:
     """The checkpoint a killed run goes on from.
 
-    That is the one ``last_checkpoint`` names (also if the folder has been moved since) if it is whole and
-    can be resumed; else the whole one saved last, by the time and iteration written in the checkpoints
-    themselves, since copying files changes their own times.
+    That is the one ``last_checkpoint`` names (in the folder itself, should that have been moved or copied
+    since) if it is whole and can be resumed; else the whole one saved last, by the time and iteration
+    written in the checkpoints themselves, since copying files changes their own times.
 
     Args:
         folders: the work directory first, then others where checkpoints were saved.
@@ -126,7 +126,11 @@ def _pointed(folders: list[Path]) -> Iterable[Path]:
         return
     if not name or '\0' in name:
         return
-    for path in (Path(name), *(folder / Path(name).name for folder in folders)):
+    named = Path(name)
+    here = [folder / named.name for folder in folders]
+    # A copy of a run still names a file of the run it was copied from.
+    ours = any(named.parent.resolve() == folder.resolve() for folder in folders)
+    for path in (named, *here) if ours else (*here, named):
         if path.is_file():
             yield path
             return

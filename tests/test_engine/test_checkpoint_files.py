@@ -46,6 +46,18 @@ def test_moved_folder(tmp_path):
     assert find_resumable([tmp_path / 'new']) == str(tmp_path / 'new' / 'iter_2.pth')
 
 
+def test_a_copied_folder_goes_on_from_its_own(tmp_path):
+    """Its pointer still names the run it was copied from, which has gone another way since."""
+    (tmp_path / 'old').mkdir()
+    save(tmp_path / 'old' / 'iter_2.pth', 2)
+    point(tmp_path / 'old', tmp_path / 'old' / 'iter_2.pth')
+    shutil.copytree(tmp_path / 'old', tmp_path / 'copy')
+    assert find_resumable([tmp_path / 'copy']) == str(tmp_path / 'copy' / 'iter_2.pth')
+    # Checkpoints saved elsewhere are found by the pointer alone.
+    (tmp_path / 'copy' / 'iter_2.pth').unlink()
+    assert find_resumable([tmp_path / 'copy']) == str(tmp_path / 'old' / 'iter_2.pth')
+
+
 @pytest.mark.parametrize('harm', ['cut', 'flip', 'empty', 'weights only'])
 def test_what_is_not_whole_is_passed_over(tmp_path, harm):
     save(tmp_path / 'iter_2.pth', 2)
