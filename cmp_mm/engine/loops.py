@@ -21,7 +21,7 @@ class ResumableTrainLoop(IterBasedTrainLoop):
     first sample not yet seen (``sampler.set_start``, see :class:`ResumableSampler`) before the data workers
     are started. A sampler without ``set_start`` is advanced mmengine's way.
 
-    A run that was killed in its last validation repeats it when resumed.
+    A checkpoint is saved before the validation of its iteration, so a resumed run begins with that.
 
     Args:
         runner: the runner.
@@ -63,9 +63,10 @@ class ResumableTrainLoop(IterBasedTrainLoop):
         """Train to ``max_iters``; returns the model."""
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
-        if self._iter >= self._max_iters:
+        if self._iter > 0:
+            self._decide_current_val_interval()
             self._validate_if_due()
-        else:
+        if self._iter < self._max_iters:
             self.dataloader_iterator = self._iterator_from(self._iter)
         while self._iter < self._max_iters and not self.stop_training:
             self.runner.model.train()

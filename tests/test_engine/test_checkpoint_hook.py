@@ -283,7 +283,7 @@ def test_another_milestone_is_not_resumed(toy_config):
 
 def test_the_best_of_the_run_it_comes_from_stays(toy_config, tmp_path, monkeypatch):
     hook = dict(type='AtomicCheckpointHook', by_epoch=False, interval=2, save_best='score', rule='greater')
-    scores = iter([1.0, 2.0, 3.0])
+    scores = iter([1.0, 1.0, 2.0, 3.0])  # resumed at 4 it validates that again
     monkeypatch.setattr(toy_metric_class(), 'compute_metrics', lambda self, results: dict(score=next(scores)))
     config = toy_config(max_iters=4, default_hooks=dict(checkpoint=hook))
     config.train_cfg.val_interval = 4

@@ -1,12 +1,15 @@
 """A run that is killed and resumed ends with the weights of one that was not, bit for bit."""
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
 
 import pytest
 import torch
+
+from cmp_mm.engine.scalars import read_curve
 
 ROOT = Path(__file__).resolve().parents[3]
 TRAIN = ROOT / 'tools' / 'train.py'
@@ -127,6 +130,26 @@ def test_killed_between_checkpoints(processes, tool, tiny_config, tmp_path, unin
         # And whoever cleaned up after it took the pointer along.
         (work / 'last_checkpoint').unlink()
     resume_and_compare(tool, tiny_config, options, work, uninterrupted, last=4)
+
+
+def test_killed_in_a_validation_makes_up_for_it(tool, tiny_config, tmp_path):
+    """A checkpoint is saved before the validation of its iteration."""
+    whole, killed = tmp_path / 'whole', tmp_path / 'killed'
+    options = ['--cfg-options', 'train_cfg.val_interval=4']
+    code, output = tool('train.py', tiny_config, '--work-dir', whole, *options)
+    assert code == 0, output
+    curve = read_curve(whole, 'cmp/epe')
+    assert [step for step, _ in curve] == [4, 8, 12]
+    (log,) = whole.glob('*/vis_data/scalars.json')
+    left = killed / log.relative_to(whole)
+    left.parent.mkdir(parents=True)
+    lines = log.read_text().splitlines(keepends=True)
+    validated = [number for number, line in enumerate(lines) if 'cmp/epe' in line]
+    left.write_text(''.join(lines[: validated[1]]))
+    shutil.copy(whole / 'iter_8.pth', killed)
+    code, output = tool('train.py', tiny_config, '--work-dir', killed, '--resume', *options)
+    assert code == 0 and 'resumed epoch: 0, iter: 8\n' in output, output
+    assert read_curve(killed, 'cmp/epe') == curve
 
 
 @pytest.mark.parametrize('place', ['fsync', 'replace', 'pointer'])
