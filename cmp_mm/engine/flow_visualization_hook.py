@@ -47,7 +47,9 @@ class FlowVisualizationHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
     ) -> None:
         """Predict and draw the first images of the batch, every ``interval`` iterations."""
-        if not self.interval or not is_main_process() or (runner.iter + 1) % self.interval:
+        if not self.interval or not self.num_train or (runner.iter + 1) % self.interval:
+            return
+        if not is_main_process():
             return
         batch = {
             'inputs': {key: value[: self.num_train] for key, value in data_batch['inputs'].items()},

@@ -135,6 +135,7 @@ def test_switched_off(runner):
     batch, runner.val_dataloader = make_batch(1), SimpleNamespace(dataset=range(1))
     hook.before_val_epoch(runner)
     hook.after_val_iter(runner, 0, batch, batch['data_samples'])
+    FlowVisualizationHook(interval=1, num_train=0).after_train_iter(runner, 0, make_batch(1), None)
     assert not runner.visualizer.pictures
     with pytest.raises(ValueError, match='interval is -1'):
         FlowVisualizationHook(interval=-1)
