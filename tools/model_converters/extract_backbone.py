@@ -5,11 +5,13 @@ config loads it by::
 
     backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='OUT'))
 
-and ``prefix='backbone.'`` is for CKPT itself. OUT is read again, as data, and held against a backbone built
-from the config; the exit code is 1 where a key is missing or left over.
+and ``prefix='backbone.'`` is for CKPT itself. The weights are held against a backbone built
+from the config, and OUT, read again as data, too; where a key is missing or left over the exit code is 1, and
+nothing is written.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -47,6 +49,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Extract, write, read again; returns the exit code."""
     args = parse_args(argv)
+    if os.path.exists(args.out) and os.path.samefile(args.checkpoint, args.out):
+        raise CheckpointError(
+            f'{args.out} is CKPT itself, which holds more than its backbone; name another OUT'
+        )
     checkpoint = load_checkpoint_file(args.checkpoint, 'cpu')
     try:
         model = run_config.load_config(args.config).model if args.config else export.model_config(checkpoint)
@@ -60,12 +66,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         backbone = export.build_module(config, trusted=bool(args.config))
     except CheckpointError as error:
         raise CheckpointError(f'checkpoint {args.checkpoint}: {error}') from None
-    meta = export.export_meta(checkpoint, backbone=config)
-    export.write_backbone(args.out, weights, meta, args.layout)
-    report = export.compare_keys(backbone, export.read_backbone(args.out, args.layout))
+    report = export.compare_keys(backbone, weights)
+    if report.fits:
+        meta = export.export_meta(checkpoint, backbone=config)
+        export.write_backbone(args.out, weights, meta, args.layout)
+        report = export.compare_keys(backbone, export.read_backbone(args.out, args.layout))
     print(f'{args.out}: {config["type"]}, {report}')
     if not report.fits:
-        print(f'extract_backbone.py: error: {args.out} does not fill {config["type"]}', file=sys.stderr)
+        print(
+            f'extract_backbone.py: error: the backbone of {args.checkpoint} does not fill {config["type"]}',
+            file=sys.stderr,
+        )
         return 1
     if args.layout == 'mmengine':
         print(f"downstream: backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='{args.out}'))")

@@ -162,9 +162,25 @@ def test_keys_that_do_not_fit_are_listed(tool, trained, tmp_path):
     torch.save(checkpoint, tmp_path / 'odd.pth')
     code, output = tool(EXTRACT, tmp_path / 'odd.pth', tmp_path / 'out.pth')
     assert code == 1 and '1 missing conv1.weight; 1 unexpected stem.weight' in output, output
+    assert 'does not fill ResNet' in output
     code, output = tool(PUBLISH, tmp_path / 'odd.pth', tmp_path / 'out.pth')
     assert code == 1 and '1 missing backbone.conv1.weight' in output, output
-    assert [path.name for path in tmp_path.glob('out*.pth')] == ['out.pth'], 'nothing was published'
+    assert not list(tmp_path.glob('out*.pth')), 'nothing was written'
+
+
+def test_what_was_there_is_not_lost(tool, fails, trained, tmp_path):
+    out = tmp_path / 'out.pth'
+    assert tool(EXTRACT, trained, out)[0] == 0
+    before = out.read_bytes()
+    other = tmp_path / 'other.py'
+    other.write_text("model = dict(type='CMP', backbone=dict(type='ResNet', depth=34))\n")
+    code, output = tool(EXTRACT, trained, out, '--config', other)
+    assert code == 1 and 'missing' in output, output
+    assert out.read_bytes() == before
+    checkpoint = tmp_path / 'run.pth'
+    checkpoint.write_bytes(trained.read_bytes())
+    assert 'is CKPT itself' in fails(EXTRACT, checkpoint, tmp_path / '.' / 'run.pth')
+    assert checkpoint.read_bytes() == trained.read_bytes()
 
 
 @pytest.mark.parametrize('kind', ['os.system', 'mmengine.utils.mkdir_or_exist', 'Pretrained', None])
