@@ -49,7 +49,7 @@ def choose_val(groups: Iterable[str], val_share: float) -> set[str]:
 
     Each group has a place between 0 and 1 that depends on its name only, and goes to validation below
     ``val_share``: adding videos moves no other. Where that would leave one side of a split empty although
-    there are two groups, the group nearest to the limit is moved.
+    there are two groups, the group nearest to the limit is moved; a single group is trained on.
 
     Args:
         groups: names of the groups that have pairs.
@@ -57,11 +57,11 @@ def choose_val(groups: Iterable[str], val_share: float) -> set[str]:
     """
     places = {group: _place(group) for group in groups}
     chosen = {group for group, place in places.items() if place < val_share}
-    if len(places) > 1 and 0 < val_share < 1:
-        if not chosen:
-            chosen = {min(places, key=places.get)}
-        elif len(chosen) == len(places):
+    if 0 < val_share < 1:
+        if len(chosen) == len(places) > 0:
             chosen.remove(max(places, key=places.get))
+        elif not chosen and len(places) > 1:
+            chosen = {min(places, key=places.get)}
     return chosen
 
 

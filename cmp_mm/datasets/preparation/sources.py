@@ -78,8 +78,8 @@ def list_frames(folder: str) -> list[str]:
 def find_sources(paths: Iterable[str | os.PathLike], out: str | os.PathLike | None = None) -> list[Source]:
     """Find the videos in any mix of video files, folders of them and folders of ordered frames.
 
-    Hidden entries are left out, and so is the output folder where it lies inside a source. A lone image
-    beside videos is taken for their cover, not for a video.
+    Hidden entries are left out, and so is the output folder where it lies inside a source. Images named as
+    the videos they lie beside, and a lone one beside or above videos, are taken for pictures of those.
 
     Args:
         paths: files and folders.
@@ -127,8 +127,9 @@ def _search(path: str, excluded: str | None) -> Iterable[Source]:
         visible = sorted(name for name in files if not name.startswith('.'))
         relative = '' if folder == path else Path(folder).relative_to(path).as_posix()
         videos = [name for name in visible if Path(name).suffix.lower() in VIDEO_SUFFIXES]
-        images = sum(_is_image(name) for name in visible)
-        if images > 1 or (images == 1 and not videos):
+        pictured = {Path(name).stem for name in videos}
+        images = sum(_is_image(name) and Path(name).stem not in pictured for name in visible)
+        if images > 1 or (images == 1 and not videos and not folders):
             label = relative or os.path.basename(os.path.abspath(path)) or 'frames'
             yield Source(folder, 'frames', label, relative)
         for name in videos:

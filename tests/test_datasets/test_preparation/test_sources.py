@@ -41,6 +41,22 @@ def test_any_mix_of_files_and_folders_is_searched_recursively(tmp_path):
     assert [os.path.basename(path) for path in list_frames(sources[2].path)] == ['1.jpg', '2.jpg', '10.jpg']
 
 
+def test_pictures_of_videos_are_no_frames(tmp_path):
+    """Thumbnails beside them, a cover above."""
+    for name in ('one', 'two.part'):
+        touch(tmp_path / 'set' / 'clips' / f'{name}.mp4')
+        touch(tmp_path / 'set' / 'clips' / f'{name}.jpg')
+    touch(tmp_path / 'set' / 'cover.jpg')
+    assert [(source.label, source.kind) for source in find_sources([tmp_path / 'set'])] == [
+        ('clips/one', 'video'),
+        ('clips/two.part', 'video'),
+    ]
+    # Frames beside a video are frames all the same.
+    for number in (1, 2):
+        touch(tmp_path / 'set' / 'clips' / f'{number}.jpg')
+    assert ('clips', 'frames') in [(source.label, source.kind) for source in find_sources([tmp_path / 'set'])]
+
+
 def test_the_output_folder_and_repeated_sources_are_not_searched(tmp_path):
     video = touch(tmp_path / 'a.mp4')
     touch(tmp_path / 'out' / 'frames' / 'a' / '000000.jpg')
