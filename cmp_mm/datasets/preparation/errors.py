@@ -31,4 +31,13 @@ class IncompleteError(PrepareError):
 
 
 class SourceError(Exception):
-    """One video or frame folder cannot be used; the others can. The message says why."""
+    """One video or frame folder cannot be used; the others can. The message says why.
+
+    Attributes:
+        passing: it was not the file's content but the reading of it that failed (permission, a disk or
+            network fault, memory): another run may do better.
+    """
+
+    def __init__(self, message: str, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing

@@ -24,6 +24,8 @@ MIN_SIDE = 16
 # A stream that ends this much before its stated end was cut off.
 MISSING_SECONDS = 1.0
 MISSING_SHARE = 0.1
+# Matroska, WebM, FLV and ASF round times to milliseconds: a frame and the first one by half of it each.
+TIME_STEP = 1e-3
 # How the images begin whose headers are checked: JPEG and PNG.
 CHECKED_IMAGES = (b'\xff\xd8', b'\x89PNG')
 
@@ -52,11 +54,13 @@ class FrameReader:
 
     Attributes:
         problem: after the iteration, what was wrong with a part of the source, or None.
+        passing: that was not the content of the source but the reading of it: another run may do better.
         progress: share of the source read so far, 0 to 1.
     """
 
     def __init__(self, source: Source, settings: PairSettings, threads: int = 1) -> None:
         self.problem: str | None = None
+        self.passing = False
         self.progress = 0.0
         self._source = source
         self._settings = settings
@@ -73,14 +77,15 @@ class FrameReader:
         try:
             yield from self._read_video() if self._source.kind == 'video' else self._read_folder()
         except av.error.FFmpegError as error:
-            raise SourceError(f'cannot be read as a video ({_reason(error)})') from None
+            raise SourceError(f'cannot be read as a video ({_reason(error)})', _is_passing(error)) from None
         except OSError as error:
-            raise SourceError(f'cannot be read ({error.strerror or error})') from None
+            raise SourceError(f'cannot be read ({error.strerror or error})', passing=True) from None
         except SourceError:
             raise
         except Exception as error:
             # PyAV answers a few broken files with whatever its own code stumbles over.
-            raise SourceError(f'cannot be read ({type(error).__name__}: {error})') from None
+            reason = f'cannot be read ({type(error).__name__}: {error})'
+            raise SourceError(reason, _is_passing(error)) from None
         self.progress = 1.0
 
     def _sampled(self, number: int, seconds: float) -> bool:
@@ -89,7 +94,7 @@ class FrameReader:
             wanted = number % self._settings.stride == 0
         else:
             # The first frame at or after each tick; a slower source gives each of its frames once.
-            tick = math.floor(seconds * self._settings.fps + 1e-6)
+            tick = math.floor((seconds + TIME_STEP) * self._settings.fps + 1e-6)
             wanted = tick > self._next_tick
             if wanted:
                 self._next_tick = tick
@@ -114,6 +119,7 @@ class FrameReader:
             length = _stated_length(container, stream)
             resizer = _VideoResizer(self._settings.short_side)
             number, start, end, errors, lost, gap = -1, None, 0.0, 0, False, False
+            before, disordered = -math.inf, False
             for packet in container.demux(stream):
                 try:
                     decoded = packet.decode()
@@ -123,6 +129,11 @@ class FrameReader:
                 for frame in decoded:
                     number += 1
                     time = frame.time if frame.time is not None else number / rate
+                    # AVI keeps times in the order of decoding, not that of the frames.
+                    disordered |= time < before
+                    if disordered:
+                        time = start + number / rate
+                    before = time
                     start = time if start is None else start
                     # A frame that says how long it is shown, as those of a GIF do, lasts that long.
                     shown = (
@@ -153,12 +164,15 @@ class FrameReader:
         if self._settings.fps is not None and rate is None:
             raise SourceError('a folder of frames has no frame rate: give folder fps, or stride for fps')
         paths = list_frames(self._source.path)
-        unreadable, gap = [], False
+        unreadable, gap, passing = [], False, False
         for number, path in enumerate(paths):
             self.progress = number / len(paths)
             if not self._sampled(number, number / rate if rate else 0.0):
                 continue
-            image = _read_image(path)
+            try:
+                image = _read_image(path)
+            except OSError:
+                image, passing = None, True
             if image is None:
                 unreadable.append(os.path.basename(path))
                 gap = True
@@ -167,6 +181,7 @@ class FrameReader:
             yield Frame(self._index, number, image, os.path.basename(path), gap)
             gap = False
         if unreadable:
+            self.passing = passing
             self.problem = f'{len(unreadable)} images cannot be read, the first is {unreadable[0]}'
 
 
@@ -202,10 +217,14 @@ def _shrink(image: np.ndarray, short_side: int) -> np.ndarray:
 
 
 def _read_image(path: str) -> np.ndarray | None:
-    """Read an image as RGB uint8, or return None where it is broken, cut short, too small or too large."""
+    """Read an image as RGB uint8, or return None where it is broken, cut short, too small or too large.
+
+    Raises:
+        OSError: the file cannot be read, whatever is in it.
+    """
+    with open(path, 'rb') as file:
+        data = file.read()
     try:
-        with open(path, 'rb') as file:
-            data = file.read()
         # A decoder fills the rest of a cut file with grey and says nothing, and takes memory for any claim.
         if data.startswith(CHECKED_IMAGES):
             check_image_header(data)
@@ -213,7 +232,7 @@ def _read_image(path: str) -> np.ndarray | None:
         if image is None:
             return None
         _check_size(*image.shape[:2])
-    except (OSError, ValueError, cv2.error, SourceError):
+    except (ValueError, cv2.error, SourceError):
         return None
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
@@ -234,6 +253,10 @@ def _stated_length(container: av.container.InputContainer, stream: av.VideoStrea
     if container.duration is not None and len(container.streams) == 1:
         return container.duration / av.time_base or None
     return None
+
+
+def _is_passing(error: Exception) -> bool:
+    return isinstance(error, (OSError, MemoryError))
 
 
 def _reason(error: av.error.FFmpegError) -> str:

@@ -186,13 +186,14 @@ class Store:
         ends = {row[0] for row in (record['pairs'][:1] + record['pairs'][-1:])}
         return all(path.exists() for index in ends for path in self._pair_files(video, index))
 
-    def write_record(self, video: str, record: dict[str, Any]) -> None:
-        """Write the record of a finished video, once its files are on the disk, and drop its journal."""
+    def write_record(self, video: str, record: dict[str, Any], keep_journal: bool = False) -> None:
+        """Write the record of a video, once its files are on the disk; its journal is dropped or kept."""
         if record['pairs']:
             flush_file_system(self.out)
         content = dump_json({**record, 'settings': self.digest})
         write_whole([(self.record_path(video), content)], flush=True)
-        self.drop_journal(video)
+        if not keep_journal:
+            self.drop_journal(video)
 
     def drop_journal(self, video: str) -> None:
         """Remove the journal of a finished video."""

@@ -70,8 +70,8 @@ def prepare_video(
             journal.close()
         _check_unchanged(source, fingerprint)
     except SourceError as error:
-        return skip_video(source, store, str(error), fingerprint)
-    record = {'fingerprint': fingerprint, 'retry': False, **record}
+        return skip_video(source, store, str(error), fingerprint, retry=error.passing, keep=error.passing)
+    record = {'fingerprint': fingerprint, **record}
     with writing(store.out):
         if not record['pairs']:
             store.clear(source.name)
@@ -80,7 +80,12 @@ def prepare_video(
 
 
 def skip_video(
-    source: Source, store: Store, reason: str, fingerprint: dict[str, Any], retry: bool = False
+    source: Source,
+    store: Store,
+    reason: str,
+    fingerprint: dict[str, Any],
+    retry: bool = False,
+    keep: bool = False,
 ) -> dict[str, Any]:
     """Remove what is stored of a source and write the record that says why.
 
@@ -90,6 +95,7 @@ def skip_video(
         reason: what is wrong with it.
         fingerprint: of the source, {} where it has none any more.
         retry: the next run should try it again.
+        keep: leave what is stored, for that run to go on with.
 
     Raises:
         OutputError: the output folder cannot be written.
@@ -104,8 +110,9 @@ def skip_video(
         'rejected': {},
     }
     with writing(store.out):
-        store.clear(source.name)
-        store.write_record(source.name, {**_identity(source), **record})
+        if not keep:
+            store.clear(source.name)
+        store.write_record(source.name, {**_identity(source), **record}, keep_journal=keep)
     return record
 
 
@@ -281,8 +288,9 @@ class _Run:
             problems.append(f'no usable flow for {self._rejected["no_flow"]} pairs')
         reason = '; '.join(problems)
         if problems and not self._rows:
-            raise SourceError(reason)
+            raise SourceError(reason, self._reader.passing)
         return {
+            'retry': self._reader.passing,
             'status': 'damaged' if problems else 'ok',
             'reason': reason or None,
             'frames': self._frames,

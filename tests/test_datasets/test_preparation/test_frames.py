@@ -80,6 +80,32 @@ def test_sampling_by_stride_and_by_rate(
         assert [frame.index for frame in read] == list(range(len(numbers)))
 
 
+@pytest.mark.parametrize('suffix', ['mkv', 'wmv', 'avi', 'mp4'])
+@pytest.mark.parametrize(('rate', 'fps', 'step'), [(30, 30.0, 1), (30, 15.0, 2), (60, 30.0, 2), (24, 8.0, 3)])
+def test_times_that_are_rounded_to_milliseconds_are_sampled_evenly(
+    tmp_path, moving_frames, write_video, source_of, suffix, rate, fps, step
+):
+    video = write_video(tmp_path / f'v.{suffix}', moving_frames(13), rate=rate)
+    numbers = [frame.number for frame in FrameReader(source_of(video), PairSettings(short_side=64, fps=fps))]
+    assert numbers == list(range(0, 13, step))
+
+
+def test_times_in_the_order_of_decoding_cost_no_frames_but_the_first(tmp_path, moving_frames, source_of):
+    """As AVI with H.264 in it has them."""
+    path = tmp_path / 'v.avi'
+    with av.open(str(path), 'w') as container:
+        stream = container.add_stream('libx264', rate=10, options={'bf': '3'})
+        stream.height, stream.width, stream.pix_fmt = 96, 128, 'yuv420p'
+        for frame in moving_frames(24, size=(96, 128)):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, 'rgb24')))
+        container.mux(stream.encode())
+    with av.open(str(path)) as container:
+        times = [frame.time for frame in container.decode(video=0)]
+    assert times != sorted(times)
+    numbers = [f.number for f in FrameReader(source_of(path), PairSettings(short_side=64, fps=10.0))]
+    assert set(range(5, 24)) <= set(numbers)
+
+
 def test_a_phones_portrait_video_is_turned_upright(tmp_path, moving_frames, write_video, source_of):
     frames = moving_frames(2)
     path = write_video(tmp_path / 'v.mp4', frames)

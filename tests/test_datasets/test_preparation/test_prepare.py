@@ -15,6 +15,7 @@ import pytest
 import cmp_mm
 from cmp_mm.datasets import ImageFlowDataset
 from cmp_mm.datasets.preparation import IncompleteError, OutputError, PrepareError, prepare
+from cmp_mm.datasets.preparation import frames as reading
 from cmp_mm.datasets.preparation.pool import WorkerPool
 from cmp_mm.datasets.preparation.store import Store
 from cmp_mm.datasets.preparation.video import prepare_video
@@ -169,6 +170,60 @@ def test_a_full_disk_stops_with_one_line_and_is_continued(tmp_path, videos, inje
     prepare([videos], out, workers=2, **OPTIONS)
     prepare([videos], tmp_path / 'fresh', workers=2, **OPTIONS)
     assert contents(out) == contents(tmp_path / 'fresh')
+
+
+@pytest.mark.parametrize('fault', [OSError(errno.EIO, 'Input/output error'), MemoryError()])
+def test_a_fault_of_reading_is_tried_again_and_costs_nothing(
+    tmp_path, source_of, small, moving_frames, write_video, monkeypatch, contents, fault
+):
+    """A disk, a network, a lack of memory: not the video."""
+    source = source_of(write_video(tmp_path / 'v.mp4', moving_frames(16)))
+    estimator, shrink, seen = build_flow_estimator('dis'), reading._VideoResizer.__call__, []
+
+    def break_down(self, frame):
+        seen.append(frame)
+        if len(seen) == 16:
+            raise fault
+        return shrink(self, frame)
+
+    store = Store(tmp_path / 'out', small)
+    store.claim()
+    monkeypatch.setattr(reading._VideoResizer, '__call__', break_down)
+    record = prepare_video(source, store, [estimator], lambda *_: None)
+    assert record['status'] == 'skipped' and 'cannot be read' in record['reason']
+    assert not store.finished(source.name, source.fingerprint())
+    noted = range(len((store.out / 'records' / 'v.part').read_bytes().splitlines()) - 1)
+    kept = {path: path.stat().st_mtime_ns for n in noted for path in store.flow_paths('v', n)}
+    assert kept
+    monkeypatch.undo()
+    assert len(prepare_video(source, store, [estimator], lambda *_: None)['pairs']) == 15
+    assert store.finished(source.name, source.fingerprint())
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+    fresh = Store(tmp_path / 'fresh', small)
+    fresh.claim()
+    prepare_video(source, fresh, [estimator], lambda *_: None)
+    assert contents(store.out) == contents(fresh.out)
+
+
+def test_an_image_that_could_not_be_opened_is_tried_again(
+    tmp_path, source_of, small, moving_frames, write_folder, monkeypatch
+):
+    source = source_of(write_folder(tmp_path / 'f', moving_frames(6)))
+    store, estimator = Store(tmp_path / 'out', small), build_flow_estimator('dis')
+    store.claim()
+
+    def forbid(path, *more):
+        if path.endswith('frame1.png'):
+            raise PermissionError(errno.EACCES, 'Permission denied', path)
+        return open(path, *more)
+
+    monkeypatch.setattr(reading, 'open', forbid, raising=False)
+    record = prepare_video(source, store, [estimator], lambda *_: None)
+    assert record['status'] == 'damaged' and len(record['pairs']) == 3
+    assert not store.finished(source.name, source.fingerprint())
+    monkeypatch.undo()
+    record = prepare_video(source, store, [estimator], lambda *_: None)
+    assert record['status'] == 'ok' and len(record['pairs']) == 5
 
 
 @pytest.mark.parametrize('change', ['cut', 'replaced', 'removed'])
