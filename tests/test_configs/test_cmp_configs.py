@@ -9,6 +9,7 @@ import yaml
 from mmengine.config import Config
 from torch import nn
 
+from cmp_mm.engine import run_config
 from cmp_mm.guidance import grid_stride
 from cmp_mm.registry import MODELS, TRANSFORMS
 
@@ -173,6 +174,19 @@ def test_every_config_builds(path):
     assert cfg.test_evaluator == cfg.val_evaluator
     assert cfg.val_evaluator.codec == cfg.model.codec
     assert cfg.default_scope == 'cmp_mm'
+
+
+@pytest.mark.parametrize('name', ['cmp_resnet18-plain_quick-1xb16-800_pairs-96x96', *FAITHFUL])
+def test_the_readmes_recipe_for_raw_flow_fits_the_configs(name, tmp_path):
+    text = (ROOT / 'configs' / 'cmp' / 'README.md').read_text()
+    recipe = text.partition('Raw flow instead of bins')[2].partition('```python\n')[2].partition('```')[0]
+    file = tmp_path / 'raw.py'
+    file.write_text(f"_base_ = '{ROOT}/configs/cmp/{name}.py'\n{recipe}")
+    cfg = Config.fromfile(file)
+    run_config.require_one_codec(cfg)
+    with torch.device('meta'):
+        model = MODELS.build({'_scope_': 'cmp_mm', **cfg.model, 'data_preprocessor': nn.Identity()})
+    assert model.codec is None
 
 
 def test_every_config_is_in_the_metafile_with_its_parameters():
