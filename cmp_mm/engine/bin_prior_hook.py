@@ -23,7 +23,7 @@ class BinPriorHook(Hook):
         num_samples: samples of the training set to count in, the same ones for every seed.
 
     Raises:
-        ValueError: ``num_samples`` is below 1, or the model predicts raw flow.
+        ValueError: ``num_samples`` is below 1, the model predicts raw flow, or its decoder has several heads.
     """
 
     def __init__(self, num_samples: int = 64) -> None:
@@ -38,6 +38,10 @@ class BinPriorHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         if model.codec is None:
             raise ValueError('BinPriorHook: the model has no codec, it predicts raw flow; leave the hook out')
+        head = getattr(model.decoder, 'head', None)
+        if head is None:
+            name = type(model.decoder).__name__
+            raise ValueError(f'BinPriorHook: {name} has no single head; leave the hook out')
         dataset = runner.train_dataloader.dataset
         chosen = np.random.default_rng(0).permutation(len(dataset))[: self.num_samples]
         counts = torch.zeros(2, model.codec.num_bins)
@@ -49,9 +53,8 @@ class BinPriorHook(Hook):
                 counts[axis] += torch.bincount(bins[axis][valid], minlength=model.codec.num_bins)
         total = counts.sum(dim=1, keepdim=True).clamp(min=1)
         prior = (counts / total + _EVEN_SHARE / model.codec.num_bins) / (1 + _EVEN_SHARE)
-        bias = model.decoder.head.bias
         with torch.no_grad():
-            bias.copy_(prior.log().flatten())
+            head.bias.copy_(prior.log().flatten())
         most = ', '.join(
             f'{share:.0%} of {axis}' for axis, share in zip('uv', prior.amax(dim=1), strict=True)
         )

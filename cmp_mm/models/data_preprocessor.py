@@ -34,7 +34,7 @@ class FlowDataPreprocessor(BaseDataPreprocessor):
             weights in it too.
 
     Raises:
-        ValueError: not 3 values of mean or std, or bad strategies.
+        ValueError: not 3 values of mean or std, bad strategies, or another key in ``guidance``.
     """
 
     def __init__(
@@ -49,6 +49,12 @@ class FlowDataPreprocessor(BaseDataPreprocessor):
         super().__init__(non_blocking)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         if guidance is not None:
+            unknown = sorted(set(guidance) - {'strategies', 'max_points'})
+            if unknown or 'strategies' not in guidance:
+                raise ValueError(
+                    'FlowDataPreprocessor: guidance must be a dict of strategies and max_points; got '
+                    f'{", ".join(map(repr, guidance)) or "an empty one"}.'
+                )
             # Plain dicts: a config brings ConfigDicts.
             limit = guidance.get('max_points', -1)
             guidance = dict(

@@ -80,3 +80,7 @@ def test_what_cannot_be():
         BinPriorHook(num_samples=0)
     with pytest.raises(ValueError, match='predicts raw flow'):
         BinPriorHook().before_train(a_runner([constant(0.0, 0.0)], codec=None))
+    several = a_runner([constant(0.0, 0.0)])
+    del several.model.decoder.head
+    with pytest.raises(ValueError, match='has no single head; leave the hook out'):
+        BinPriorHook().before_train(several)

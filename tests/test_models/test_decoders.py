@@ -98,6 +98,22 @@ def test_maps_too_small_to_pool_are_refused(decoder):
         decoder(features, motion)
 
 
+@pytest.mark.parametrize('decoder', [PlainDecoder(combo=(1, 2, 4, 8)), SkipDecoder(), FlowNetDecoder()])
+def test_a_batch_of_one_too_small_for_batch_normalisation_is_refused(decoder):
+    features, motion = features_for(decoder, 12)
+    if isinstance(decoder, PlainDecoder):
+        features = features[-1:]
+    decoder.train()
+    one = [feature[:1] for feature in features], motion[:1]
+    with pytest.raises(
+        ValueError, match='12x12, max-pooled by 8, is one pixel, too few for batch norm.*larger'
+    ):
+        decoder(*one)
+    decoder([feature.repeat(2, 1, 1, 1) for feature in one[0]], one[1].repeat(2, 1, 1, 1))
+    decoder.eval()
+    decoder(*one)
+
+
 def test_parts_that_do_not_fit_are_refused():
     feature, motion = torch.zeros(1, 256, 8, 8), torch.zeros(1, 16, 8, 8)
     with pytest.raises(ValueError, match='image features are 8x8 but motion features are 2x2; the strides'):

@@ -116,7 +116,8 @@ class PropagationNets(BaseModule):
             (N, out_channels, h, w), the scales concatenated in the order of ``combo``.
 
         Raises:
-            ValueError: sizes or widths do not fit, or the map is smaller than the largest pooling.
+            ValueError: sizes or widths do not fit, the map is smaller than the largest pooling, or a batch of
+                one that is trained on is pooled to one pixel.
         """
         if features.shape[-2:] != motion.shape[-2:]:
             raise ValueError(
@@ -133,6 +134,15 @@ class PropagationNets(BaseModule):
             raise ValueError(
                 f'decoder: a feature map of {_size(features)} cannot be max-pooled by {max(self.combo)}; use '
                 f'larger inputs, or a combo of smaller scales than {self.combo}.'
+            )
+        height, width = (side // max(self.combo) for side in features.shape[-2:])
+        one_value = self.training and len(features) == len(motion) == height * width == 1
+        # One kept in evaluation mode, or synchronised, has other values to go by.
+        if one_value and any(type(m) is nn.BatchNorm2d and m.training for m in self.modules()):
+            raise ValueError(
+                f'decoder: a feature map of {_size(features)}, max-pooled by {max(self.combo)}, is one '
+                'pixel, too few for batch normalisation with a batch of one; use a larger batch, larger '
+                f'inputs, or a combo of smaller scales than {self.combo}.'
             )
         outputs = []
         for scale, net in zip(self.combo, self.nets.values(), strict=True):
