@@ -209,6 +209,15 @@ def test_precomputed_is_found_by_name(tmp_path, file):
     np.testing.assert_allclose(flow, expected, atol=0.1)
 
 
+def test_precomputed_is_found_as_denseflow_names_it(tmp_path):
+    expected = np.full((17, 23, 2), 4, np.float32)
+    write_flow(expected, [tmp_path / f'flow_{axis}_00012.jpg' for axis in 'xy'], bound=20)
+    estimator = build_flow_estimator('precomputed', root=tmp_path, bound=20)
+    np.testing.assert_allclose(estimator.for_pair(FRAME, FRAME, 'img_00012.jpg'), expected, atol=0.1)
+    with pytest.raises(FileNotFoundError):
+        estimator.for_pair(FRAME, FRAME, 'img_00013.jpg')
+
+
 def test_precomputed_prefers_what_is_asked_for(tmp_path):
     write_flow(np.full((17, 23, 2), 1.0), tmp_path / 'a.flo')
     write_flow(np.full((17, 23, 2), 2.0), tmp_path / 'a.npz')

@@ -145,6 +145,18 @@ def test_resnet_is_frozen_as_soon_as_it_is_built(frozen):
     assert backbone.training
 
 
+def test_alexnet_is_frozen_as_soon_as_it_is_built():
+    backbone = AlexNetFCN(stride=8, frozen_stages=7)
+    before = {name: buffer.clone() for name, buffer in backbone.named_buffers()}
+    with torch.no_grad():
+        first, second = (backbone(torch.ones(1, 3, 64, 64))[0] for _ in range(2))
+    assert torch.equal(first, second)  # no dropout
+    assert all(torch.equal(buffer, before[name]) for name, buffer in backbone.named_buffers())
+    for frozen in (-2, 8):
+        with pytest.raises(ValueError, match=f'frozen_stages must be -1 .none. to 7.*got {frozen}'):
+            AlexNetFCN(frozen_stages=frozen)
+
+
 @pytest.mark.parametrize('frozen', [-2, 4])
 def test_resnet_freezes_only_what_there_is(frozen):
     with pytest.raises(ValueError, match='frozen_stages must be -1'):

@@ -10,12 +10,12 @@ from ..formats import FLOW_FORMATS
 from ..geometry import resize_flow
 from .base import FlowEstimator
 
-# Where the flow of frame NAME may be, by format. The last of jpg is how denseflow names its files.
+# Where the flow of a frame may be, by format. The last of jpg is denseflow's, which calls frames img_NUMBER.
 LAYOUTS = {
     'flo': [('{stem}.flo',)],
     'npz': [('{stem}.npz',)],
     'kitti': [('{stem}.png',)],
-    'jpg': [('{stem}_x.jpg', '{stem}_y.jpg'), ('flow_x_{stem}.jpg', 'flow_y_{stem}.jpg')],
+    'jpg': [('{stem}_x.jpg', '{stem}_y.jpg'), ('flow_x_{number}.jpg', 'flow_y_{number}.jpg')],
 }
 
 
@@ -24,8 +24,9 @@ class PrecomputedFlow(FlowEstimator):
 
     The flow of frame ``walk/000012.jpg`` (to the next frame used) is ``walk/000012.flo``, ``.npz``,
     ``.png`` (KITTI), ``walk/000012_x.jpg`` with ``_y.jpg``, or ``walk/flow_x_000012.jpg`` with ``flow_y``
-    under the folder, the first of these that is there. Flow of another size than the frames is resized,
-    vectors included.
+    under the folder, the first of these that is there; that of ``walk/img_00012.jpg`` may also be
+    ``walk/flow_x_00012.jpg``, as denseflow has it. Flow of another size than the frames is resized, vectors
+    included.
 
     Args:
         root: the folder.
@@ -74,9 +75,10 @@ class PrecomputedFlow(FlowEstimator):
         if relative.is_absolute() or '..' in relative.parts or not relative.name:
             raise ValueError(f'frame name {name!r} is not a path below the source')
         folder, stem = self._root / relative.parent, relative.stem
+        number = stem.removeprefix('img_')
         for fmt in self._formats:
             for layout in LAYOUTS[fmt]:
-                paths = [folder / part.format(stem=stem) for part in layout]
+                paths = [folder / part.format(stem=stem, number=number) for part in layout]
                 if all(path.is_file() for path in paths):
                     return read_flow(paths if fmt == 'jpg' else paths[0], fmt, self._bound)
         raise FileNotFoundError(

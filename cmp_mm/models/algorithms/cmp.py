@@ -23,8 +23,8 @@ class CMP(BaseModel):
     """Self-supervised pretraining by conditional motion propagation (Zhan et al., CVPR 2019).
 
     ``backbone`` is what pretraining is for; the other parts exist to train it, or to use the network for
-    motion propagation itself. Inputs of any size work: they are padded at the right and bottom with zeros to
-    the stride, and results are cropped back.
+    motion propagation itself. Inputs of any size work from the stride times the decoder's largest scale on:
+    they are padded at the right and bottom with zeros to the stride, and results are cropped back.
 
     Args:
         backbone: image encoder config; any zoo backbone that returns feature maps.

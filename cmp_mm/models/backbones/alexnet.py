@@ -32,7 +32,7 @@ class AlexNetFCN(BaseModule):
         init_cfg: mmengine init config.
 
     Raises:
-        ValueError: unknown stride or out_indices.
+        ValueError: unknown stride or out_indices, or frozen_stages that there are not.
     """
 
     def __init__(
@@ -50,6 +50,11 @@ class AlexNetFCN(BaseModule):
         if not out_indices or any(not 0 <= index < len(_STAGES) for index in out_indices):
             raise ValueError(
                 f'AlexNetFCN: out_indices must name stages 0 (conv1) to 6 (fc7); got {tuple(out_indices)}.'
+            )
+        if not -1 <= frozen_stages <= len(_STAGES):
+            raise ValueError(
+                f'AlexNetFCN: frozen_stages must be -1 (none) to {len(_STAGES)}, the number of stages; got '
+                f'{frozen_stages!r}.'
             )
         self.stride = stride
         self.out_indices = tuple(out_indices)
@@ -76,6 +81,7 @@ class AlexNetFCN(BaseModule):
         self.pool5 = nn.MaxPool2d(3, pool5_stride, padding=1)
         for name in self._frozen_names():
             getattr(self, name).requires_grad_(False)
+        self.train()  # modules begin in training mode, the frozen ones too
 
     def _frozen_names(self) -> tuple[str, ...]:
         return _STAGES[: max(self.frozen_stages, 0)]
