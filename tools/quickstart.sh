@@ -9,7 +9,8 @@
 #     CMP_MM_OUT    where everything is written         (work_dirs/quickstart-... , one for each set of videos)
 #     CMP_MM_ITERS  iterations of training              (600, some minutes on 2 cores)
 #     CMP_MM_CONFIG which of configs/cmp/*quick* to train (the one of 800 iterations), also relative to here
-# Another number of iterations or config is another run beside the first, with the same pairs.
+# Another number of iterations or config is another run beside the first, with the same pairs; so is one after
+# videos have come, gone or changed.
 set -euo pipefail
 SOURCES=()
 for source in "$@"; do
@@ -76,6 +77,15 @@ fi
 
 # Another config or length is another run: resumed, it would keep the learning rates of the first.
 RUN="$OUT/$(basename "$CONFIG" .py)-$ITERS"
+# And so are other pairs, after a video has come, gone or changed; what was learnt from the old ones stays.
+DIGEST=$(find "$PAIRS" -maxdepth 2 \( -name train.json -o -name val.json -o -path '*/records/*.json' \) | LC_ALL=C sort |
+    xargs -d '\n' cat | sha256sum | cut -c 1-8)
+if [ "$(cat "$RUN/pairs.sha256" 2>/dev/null || echo "$DIGEST")" != "$DIGEST" ]; then
+    RUN="$RUN-$DIGEST"
+    say "The pairs are others than before: a run of its own, $RUN"
+fi
+mkdir -p "$RUN"
+echo "$DIGEST" > "$RUN/pairs.sha256"
 TRAIN="$RUN/train"
 CHECKPOINT="$TRAIN/iter_$ITERS.pth"
 if [ -e "$CHECKPOINT" ]; then

@@ -1,12 +1,15 @@
 """What tools/quickstart.sh says before it installs anything."""
 
 import os
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / 'tools' / 'quickstart.sh'
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / 'tools' / 'quickstart.sh'
 
 
 def run(tmp_path, *videos, **environment):
@@ -31,6 +34,65 @@ def test_too_few_iterations_are_refused_at_once(tmp_path, iterations):
 def test_a_missing_video_is_named(tmp_path):
     done = run(tmp_path, 'nothing.mp4')
     assert done.returncode == 1 and done.stderr == 'nothing.mp4: there is no such file or folder\n'
+
+
+# Stands for Python: 'trains' what it is asked to, so that the script alone is looked at.
+PYTHON = """#!/bin/bash
+case "$1" in
+tools/dataset_converters/video2pairs.py)
+    for last; do out_of=$next; next=$last; [ "$out_of" != --out ] || out=$last; done
+    mkdir -p "$out"
+    printf '{"data_list": [%s]}' "$(ls "$2" | sed 's/.*/"&"/' | paste -sd,)" > "$out/train.json"
+    cp "$out/train.json" "$out/val.json" ;;
+tools/train.py) mkdir -p "$4" && echo train >> "$4/iter_21.pth" ;;
+tools/test.py) echo '{"cmp/epe": 1, "nearest/epe": 1, "idw/epe": 1, "zero/epe": 1}' > "$9" ;;
+tools/model_converters/*) cp "$2" "$3" ;;
+*) exec real "$@" ;;
+esac
+"""
+VENV = """
+open_venv() { :; }
+stamp() { echo 1; }
+installed() { VIRTUAL_ENV=none; }
+say() { echo "$1"; }
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+"""
+
+
+def test_other_videos_are_another_run(tmp_path):
+    """The backbone of the videos before must not pass for that of these."""
+    repo, videos, programs = tmp_path / 'repo', tmp_path / 'videos', tmp_path / 'bin'
+    for folder in (repo / 'tools', videos, programs):
+        folder.mkdir(parents=True)
+    shutil.copy(SCRIPT, repo / 'tools')
+    (repo / 'tools' / 'venv.sh').write_text(VENV)
+    (programs / 'python').write_text(PYTHON.replace('real', sys.executable))
+    (programs / 'python').chmod(0o755)
+    env = {
+        **os.environ,
+        'PATH': f'{programs}:{os.environ["PATH"]}',
+        'CMP_MM_ITERS': '21',
+        'PYTHONPATH': str(ROOT),
+    }
+
+    def start():
+        command = ['bash', str(repo / 'tools' / 'quickstart.sh'), str(videos)]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout, sorted(repo.rglob('iter_21.pth'))
+
+    (videos / 'one.mp4').touch()
+    output, first = start()
+    assert len(first) == 1 and 'a run of its own' not in output
+    output, again = start()
+    assert again == first and 'Training is done' in output
+    (videos / 'two.mp4').touch()
+    for expected in ('Training, 21 iterations', 'Training is done'):
+        output, both = start()
+        assert len(both) == 2 and 'a run of its own' in output and expected in output
+    (videos / 'two.mp4').unlink()
+    output, still = start()
+    assert still == both and 'a run of its own' not in output and 'Training is done' in output
 
 
 def test_folders_are_relative_to_the_caller(tmp_path):
