@@ -52,8 +52,9 @@ class BackboneInit:
         ignored: beginnings of keys that may be left over, such as the classifier of an ImageNet network.
 
     Raises:
-        BackboneMismatchError: missing, left-over or mis-shaped keys, no key with the prefix, or ImageNet
-            weights asked for a backbone that has none.
+        BackboneMismatchError: missing, left-over or mis-shaped keys, no key with the prefix, ImageNet
+            weights asked for a backbone that has none, or another initialiser after this one, which would
+            write over what was loaded.
         FileNotFoundError: no such checkpoint.
         PackageError: torchvision, which has the ImageNet weights, is not installed.
     """
@@ -73,6 +74,7 @@ class BackboneInit:
         if self.source == 'random':
             initialize_randomly(module)
             return
+        self._check_last(module)
         path = self.locate(module)
         state, prefix = select_backbone(read_weights(path), self.prefix, path)
         ignored = self.ignored
@@ -90,6 +92,18 @@ class BackboneInit:
             + (f' under {prefix!r}' if prefix else ''),
             logger='current',
         )
+
+    def _check_last(self, module: nn.Module) -> None:
+        # mmengine moves 'Pretrained' to the end of a list, and nothing else.
+        entries = getattr(module, 'init_cfg', None)
+        kinds = [str(one.get('type', '')) for one in entries] if isinstance(entries, (list, tuple)) else []
+        names = [kind.rpartition('.')[2] for kind in kinds]
+        if type(self).__name__ in names[:-1]:
+            after = names[names.index(type(self).__name__) + 1]
+            raise BackboneMismatchError(
+                f'init_cfg of {type(module).__name__}: {after} comes after BackboneInit and would write over '
+                'what it loads; put BackboneInit last'
+            )
 
     def locate(self, module: nn.Module) -> str:
         """The checkpoint that ``source`` stands for with this backbone."""

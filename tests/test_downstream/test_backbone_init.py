@@ -130,6 +130,19 @@ def test_empty_prefix_stops(resnet18_file, prefix):
         BackboneInit(str(resnet18_file), prefix=prefix)(ResNet(18))
 
 
+def test_what_would_write_over_it_is_refused(resnet18_file):
+    after = dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm'])
+    start = dict(type='cmp_mm.BackboneInit', source=str(resnet18_file))
+    with pytest.raises(
+        BackboneMismatchError, match='Constant comes after BackboneInit .* put BackboneInit last'
+    ):
+        ResNet(18, init_cfg=[start, after]).init_weights()
+    backbone = ResNet(18, init_cfg=[after, start])
+    backbone.init_weights()
+    state = torch.load(resnet18_file, weights_only=True)['state_dict']
+    assert torch.equal(backbone.bn1.weight, state['backbone.bn1.weight'])
+
+
 def test_wrong_shape_stops_and_changes_nothing(tmp_path, resnet18_file):
     state = weights(resnet18_file)
     state['conv1.weight'] = state['conv1.weight'][:, :1]
