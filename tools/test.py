@@ -55,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     cfg.load_from, cfg.resume = args.checkpoint, False
     if cfg.get('test_dataloader') is None:
         raise run_config.UsageError(f'config {args.config} has no test_dataloader')
+    run_config.test_alone(cfg)
     run_config.show_predictions(cfg, args.show_dir, args.show_number)
     run_config.require_data(cfg, ('test',))
     run_config.require_one_codec(cfg)

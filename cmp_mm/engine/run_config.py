@@ -14,10 +14,11 @@ _SPLITS = ('train', 'val', 'test')
 # The hooks that draw predictions: what switches each on, and what names its folder beside the visualizer's.
 _DRAWS = dict(
     FlowVisualizationHook={},
-    SegVisualizationHook=dict(draw=True),
+    SegVisualizationHook=dict(draw=True, interval=1),
     PoseVisualizationHook=dict(enable=True),
     DetVisualizationHook=dict(draw=True),
 )
+_WEIGHTS = ('.pth', '.pt', '.tar', '.safetensors')
 _OUT_DIR = dict(PoseVisualizationHook='out_dir', DetVisualizationHook='test_out_dir')
 
 
@@ -26,7 +27,10 @@ class UsageError(ValueError):
 
 
 class ConfigOptions(DictAction):
-    """mmengine's ``KEY=VALUE`` options; one that is none is an error of usage, not a traceback."""
+    """mmengine's ``KEY=VALUE`` options; one that is none is an error of usage, not a traceback.
+
+    The name of a file of weights is taken as it is: mmengine drops spaces, and splits at commas.
+    """
 
     def __call__(
         self,
@@ -39,7 +43,13 @@ class ConfigOptions(DictAction):
         for text in values:
             if not text.partition('=')[0] or '=' not in text:
                 parser.error(f'{option_string} {text}: expected KEY=VALUE')
+        named = {}
+        for text in values:
+            key, _, value = text.partition('=')
+            if value.endswith(_WEIGHTS) and value[0] not in '[(':
+                named[key] = value
         super().__call__(parser, namespace, values, option_string)
+        getattr(namespace, self.dest).update(named)
 
 
 def load_config(
@@ -153,8 +163,28 @@ def show_predictions(cfg: Config, folder: str | None, number: int | None) -> Non
         raise UsageError(f'--show-dir: {kind or "no hook"} of this config is not known to draw')
     hook.update(_DRAWS[kind])
     if kind in _OUT_DIR:
-        hook[_OUT_DIR[kind]] = folder
+        # Theirs is taken as one below the work directory.
+        hook[_OUT_DIR[kind]] = os.path.abspath(folder)
     cfg.setdefault('visualizer', dict(type='FlowVisualizer'))['save_dir'] = folder
+
+
+def validate_what_was_not(cfg: Config) -> None:
+    """Have a resumed training by iterations begin with the validation of its checkpoint.
+
+    mmengine's loop saves first and validates then: killed in between, a run would never get that figure, the
+    last one included. Only where there is something to resume: a fresh run stays mmengine's to the bit.
+    """
+    loop = cfg.get('train_cfg') or {}
+    kind = str(loop.get('type', 'IterBasedTrainLoop' if loop.get('by_epoch') is False else ''))
+    if kind.rpartition('.')[2] == 'IterBasedTrainLoop':
+        loop.pop('by_epoch', None)
+        loop.type = 'cmp_mm.ResumableTrainLoop'
+
+
+def test_alone(cfg: Config) -> None:
+    """Take out what only a training needs: hooks that ask for the iteration would build it, data and all."""
+    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
+        cfg[key] = None
 
 
 def require_data(cfg: Config, splits: tuple[str, ...]) -> None:

@@ -2,10 +2,15 @@
 
 import json
 import math
+import os
+import shutil
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
@@ -209,3 +214,35 @@ def test_mask_rcnn_trains_on_coco_format(tmp_path, need, write_coco, resnet18_fi
     assert Losses(runner).finite
     for name in ('loss_bbox', 'loss_mask', 'loss_rpn_cls'):
         assert math.isfinite(runner.message_hub.get_scalar(f'train/{name}').current())
+
+
+def test_a_test_draws_every_image_and_needs_no_training_data(camvid, tmp_path):
+    """mmsegmentation's hook draws each 50th, and asks for the iteration of a training that is not there."""
+    from mmseg.registry import MODELS
+
+    cfg = camvid()
+    cfg.model.backbone.init_cfg.source = 'random'
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), tmp_path / 'random.pth')
+    shutil.rmtree(tmp_path / 'data/images/train')
+    cfg.dump(tmp_path / 'config.py')
+    command = [
+        sys.executable,
+        CONFIGS.parents[1] / 'tools/test.py',
+        tmp_path / 'config.py',
+        tmp_path / 'random.pth',
+    ]
+    command += [
+        '--work-dir',
+        tmp_path / 'work',
+        '--show-dir',
+        tmp_path / 'shown',
+        '--out',
+        tmp_path / 'out.json',
+    ]
+    command += ['--cfg-options', 'test_dataloader.num_workers=0']
+    env = {**os.environ, 'PYTHONPATH': str(CONFIGS.parents[1])}
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, env=env, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert 'mIoU' in json.loads((tmp_path / 'out.json').read_text())
+    assert len(list((tmp_path / 'shown').rglob('*.png'))) == 4

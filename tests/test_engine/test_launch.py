@@ -94,6 +94,32 @@ def test_an_option_without_a_value_is_an_error_of_usage(capsys):
     assert '--cfg-options train_cfg.max_iters: expected KEY=VALUE' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('name', ['b b.pth', 'x,y.pth', 'a (1), b.safetensors', '"q".pth', 'plain.pth'])
+def test_the_name_of_a_file_of_weights_is_taken_as_it_is(name):
+    """mmengine drops spaces, and a bb.pth beside 'b b.pth' would be loaded."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=run_config.ConfigOptions)
+    options = parser.parse_args(['--cfg-options', f'a.source={name}', 'b=[1, 2]', 'c=["u.pth","v.pth"]'])
+    assert options.cfg_options == {'a.source': name, 'b': [1, 2], 'c': ['u.pth', 'v.pth']}
+
+
+@pytest.mark.parametrize(
+    ('loop', 'kind'),
+    [
+        (dict(type='IterBasedTrainLoop', max_iters=3), 'cmp_mm.ResumableTrainLoop'),
+        (dict(type='mmengine.IterBasedTrainLoop', max_iters=3), 'cmp_mm.ResumableTrainLoop'),
+        (dict(by_epoch=False, max_iters=3), 'cmp_mm.ResumableTrainLoop'),
+        (dict(type='EpochBasedTrainLoop', max_epochs=3), 'EpochBasedTrainLoop'),
+        (dict(by_epoch=True, max_epochs=3), None),
+    ],
+)
+def test_a_resumed_run_validates_what_was_not(loop, kind):
+    cfg = Config(dict(train_cfg=loop))
+    run_config.validate_what_was_not(cfg)
+    assert cfg.train_cfg.get('type') == kind
+    assert ('by_epoch' in cfg.train_cfg) == (kind is None)
+
+
 def test_a_data_root_is_for_the_splits_that_are_read():
     cfg = Config(
         dict(
@@ -110,9 +136,9 @@ def test_a_data_root_is_for_the_splits_that_are_read():
 @pytest.mark.parametrize(
     ('kind', 'switch'),
     [
-        ('mmseg.SegVisualizationHook', dict(draw=True)),
-        ('PoseVisualizationHook', dict(enable=True, out_dir='shown')),
-        ('DetVisualizationHook', dict(draw=True, test_out_dir='shown')),
+        ('mmseg.SegVisualizationHook', dict(draw=True, interval=1)),
+        ('PoseVisualizationHook', dict(enable=True, out_dir=os.path.abspath('shown'))),
+        ('DetVisualizationHook', dict(draw=True, test_out_dir=os.path.abspath('shown'))),
         ('FlowVisualizationHook', {}),
     ],
 )
