@@ -4,6 +4,7 @@ from .broadcast_buffers_hook import BroadcastBuffersHook
 from .checkpoint_files import find_resumable, write_durably
 from .checkpoint_hook import AtomicCheckpointHook
 from .checkpoint_loading import CheckpointError, check_weights_fit, load_checkpoint_file, state_dict_of
+from .children import child_process, ending_children
 from .finite_loss_hook import DivergedError, FiniteLossHook
 from .flow_visualization_hook import FlowVisualizationHook
 from .iteration_seed_hook import IterationSeedHook
@@ -24,7 +25,9 @@ __all__ = [
     'IterationSeedHook',
     'ResumableTrainLoop',
     'check_weights_fit',
+    'child_process',
     'computes_in_bfloat16',
+    'ending_children',
     'find_resumable',
     'in_parallel',
     'load_checkpoint_file',

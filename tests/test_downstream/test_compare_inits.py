@@ -126,6 +126,19 @@ def test_frozen_is_one_linear_layer(tool, need, name):
     assert trained == {'decode_head.conv_seg.weight', 'decode_head.conv_seg.bias'}
 
 
+def test_other_labels_are_another_run(tool, tmp_path):
+    (tmp_path / 'masks').mkdir()
+    (tmp_path / 'masks' / 'a.png').write_bytes(b'1')
+    dataset = dict(data_root=str(tmp_path), data_prefix=dict(seg_map_path='masks'), ann_file='')
+    cfg = Config(dict(train_dataloader=dict(dataset=dict(type='RepeatDataset', dataset=dataset))))
+    first = tool.fingerprint(cfg, 'random')
+    tool.contents.cache_clear()
+    assert tool.fingerprint(cfg, 'random') == first
+    (tmp_path / 'masks' / 'b.png').write_bytes(b'1')
+    tool.contents.cache_clear()
+    assert tool.fingerprint(cfg, 'random') != first
+
+
 def test_another_file_is_another_run(tool, tmp_path):
     cfg = Config(dict(a=1))
     (tmp_path / 'w.pth').write_bytes(b'1')
@@ -179,6 +192,28 @@ def test_whole_comparison_and_again(
 
     assert tool.main() == 0
     assert 'Iter(train)' not in capsys.readouterr().out
+    assert (out / 'table.md').read_text() == table
+
+    # Another metric is read from the logs there are, not from the results of the first.
+    monkeypatch.setattr(sys, 'argv', [*command, '--metric', 'mAcc'])
+    assert tool.main() == 0
+    other = json.loads((out / 'results.json').read_text())
+    assert other['metric'] == 'mAcc' and 'Iter(train)' not in capsys.readouterr().out
+    assert other['summary'][0]['values'] != report['summary'][0]['values']
+    monkeypatch.setattr(sys, 'argv', [*command, '--metric', 'nonsense'])
+    assert tool.main() == 1 and "no 'nonsense' in the log" in capsys.readouterr().err
+
+    # As a run that was killed in its last validation leaves it: made up for, not replaced by the one before.
+    monkeypatch.setattr(sys, 'argv', command)
+    for file in out.rglob('result-*.json'):
+        file.unlink()
+    for file in out.rglob('scalars.json'):
+        lines = file.read_text().splitlines(keepends=True)
+        file.write_text(''.join(lines[: max(n for n, line in enumerate(lines) if 'mIoU' in line)]))
+    with monkeypatch.context() as patch:
+        patch.setattr(tool, 'train', lambda *args: None)
+        assert tool.main() == 1 and 'ends with a validation at 1 of 2; remove' in capsys.readouterr().err
+    assert tool.main() == 0
     assert (out / 'table.md').read_text() == table
 
 

@@ -13,6 +13,7 @@ choose by the validation set.
 """
 
 import argparse
+import functools
 import hashlib
 import json
 import os
@@ -22,7 +23,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,15 @@ from mmengine.config import Config
 
 import cmp_mm
 from cmp_mm.downstream import check_config
-from cmp_mm.engine import in_parallel, launch, read_curve, run_config, write_durably
+from cmp_mm.engine import (
+    child_process,
+    ending_children,
+    in_parallel,
+    launch,
+    read_curve,
+    run_config,
+    write_durably,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 METRICS = {'mmseg': 'mIoU', 'mmpose': 'coco/AP', 'mmdet': 'coco/segm_mAP'}
@@ -153,7 +162,7 @@ def make_config(args: argparse.Namespace, source: str, seed: int, mode: str) -> 
             'configs/downstream'
         )
     start.source = source
-    cfg.randomness = dict(seed=seed)
+    cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
     # Of few labelled images which ones they are matters: each seed may have its own.
     draws = cfg.pop('labelled_draws', None)
     if draws:
@@ -166,12 +175,41 @@ def make_config(args: argparse.Namespace, source: str, seed: int, mode: str) -> 
 
 
 def fingerprint(cfg: Config, source: str) -> str:
-    """Changes when the run would be another one: its config, or the weights it starts from."""
+    """Changes when the run would be another one: its config, data, or the weights it starts from."""
     digest = hashlib.sha256(cfg.pretty_text.encode())
+    for path in data_paths(cfg):
+        digest.update(contents(path).encode())
     files = Path('checkpoints').glob('cmp_*_backbone.pth') if source == 'cmp' else [Path(source)]
     for file in sorted(file for file in files if file.is_file()):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def data_paths(cfg: Config) -> list[str]:
+    """Annotation files, and folders of images and labels, of the data sets of training and validation."""
+
+    def walk(node: Any) -> Iterator[str]:
+        if isinstance(node, (list, tuple)):
+            for item in node:
+                yield from walk(item)
+        elif isinstance(node, dict):
+            root = node.get('data_root') or ''
+            prefixes = node.get('data_prefix') or {}
+            named = [node.get('ann_file'), *(prefixes.values() if isinstance(prefixes, dict) else [])]
+            yield from (os.path.join(root, name) for name in named if isinstance(name, str) and name)
+            for key in ('dataset', 'datasets'):
+                yield from walk(node.get(key))
+
+    loaders = (cfg.get(f'{split}_dataloader') or {} for split in ('train', 'val'))
+    return sorted({path for loader in loaders for path in walk(loader.get('dataset'))})
+
+
+@functools.cache
+def contents(path: str) -> str:
+    """Names, sizes and times of change of the files at or below ``path``."""
+    files = [path] if os.path.isfile(path) else [str(file) for file in sorted(Path(path).rglob('*'))]
+    statuses = ((os.path.relpath(file, path), os.stat(file)) for file in files if os.path.isfile(file))
+    return '\n'.join(f'{name} {status.st_size} {status.st_mtime_ns}' for name, status in statuses)
 
 
 def train(cfg: Config, folder: Path, prefix: str) -> None:
@@ -186,16 +224,18 @@ def train(cfg: Config, folder: Path, prefix: str) -> None:
     command += ['--work-dir', str(folder), '--resume']
     log = folder / 'console.log'
     environment = {**os.environ, 'PYTHONUNBUFFERED': '1'}
-    with open(log, 'a', encoding='utf-8') as file:
-        process = subprocess.Popen(
-            command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
-        )
+    with (
+        open(log, 'a', encoding='utf-8') as file,
+        child_process(
+            command, lock=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
+        ) as process,
+    ):
         for line in process.stdout:
             file.write(line)
             progress = re.search(r'((?:Iter|Epoch)\((?:train|val)\).*)', line)
             if progress:
                 print(f'{prefix} {progress[1][:100]}', flush=True)
-    if process.wait() != 0:
+    if process.returncode != 0:
         end = ''.join(log.read_text(encoding='utf-8').splitlines(keepends=True)[-8:])
         raise RuntimeError(f'{prefix} failed; the end of {log}:\n{end}')
 
@@ -214,22 +254,31 @@ def one_run(
         prefix: of every line printed.
 
     Raises:
-        RuntimeError: the training failed, or its log has no such metric.
+        RuntimeError: the training failed, or its log has no such metric, or not at its end.
     """
     stamp = fingerprint(cfg, source)
     file = folder / f'result-{stamp}.json'
-    if file.exists():
-        return json.loads(file.read_text(encoding='utf-8')), False
-    started = time.monotonic()
-    train(cfg, folder / stamp, prefix)
+    is_new = not file.exists()
+    if is_new:
+        started = time.monotonic()
+        train(cfg, folder / stamp, prefix)
+        result = dict(result, source=source, seconds=round(time.monotonic() - started, 1))
+    else:
+        result = json.loads(file.read_text(encoding='utf-8'))
+    if result.get('metric') == metric:
+        return result, is_new
     curve = read_curve(folder / stamp, metric)
     if not curve:
         raise RuntimeError(f'{prefix} no {metric!r} in the log of {folder / stamp}; name another --metric')
-    seconds = time.monotonic() - started
-    result = dict(result, source=source, seconds=round(seconds, 1))
-    result.update(final=curve[-1][1], best=max(value for _, value in curve), curve=curve)
+    last = cfg.train_cfg.get('max_iters') or cfg.train_cfg.get('max_epochs')
+    if last and curve[-1][0] != last:
+        raise RuntimeError(
+            f'{prefix} the log of {folder / stamp} ends with a validation at {curve[-1][0]} of {last}; '
+            'remove that folder and run the same command again'
+        )
+    result.update(metric=metric, final=curve[-1][1], best=max(value for _, value in curve), curve=curve)
     write_durably(file, json.dumps(result).encode())
-    return result, True
+    return result, is_new
 
 
 def summarize(results: Iterable[dict]) -> list[dict]:
@@ -304,6 +353,7 @@ def machine() -> dict[str, Any]:
 def main() -> int:
     """Run what is missing, then write table, plot and JSON."""
     args = parse_args()
+    contents.cache_clear()
     out = args.out or Path('work_dirs/compare_inits') / Path(args.config).stem
     try:
         inits = parse_inits(args.inits)
@@ -350,4 +400,5 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    with ending_children():
+        sys.exit(main())

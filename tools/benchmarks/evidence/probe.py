@@ -30,7 +30,7 @@ from tqdm import tqdm
 from transfer import SEGMENTATION, plot
 
 from cmp_mm.downstream import check_config
-from cmp_mm.engine import load_checkpoint_file, run_config, state_dict_of, write_durably
+from cmp_mm.engine import ending_children, load_checkpoint_file, run_config, state_dict_of, write_durably
 from cmp_mm.models import FlowDataPreprocessor
 from cmp_mm.registry import MODELS
 
@@ -226,4 +226,5 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    with ending_children():
+        sys.exit(main())

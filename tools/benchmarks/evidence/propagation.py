@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 from cmp_mm.apis.loading import load_network
 from cmp_mm.datasets import ImageFlowDataset
-from cmp_mm.engine import write_durably
+from cmp_mm.engine import ending_children, write_durably
 from cmp_mm.evaluation import interpolate_guidance
 from cmp_mm.guidance import guidance_map, sample_points
 from cmp_mm.models import CMP
@@ -217,4 +217,5 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    with ending_children():
+        sys.exit(main())

@@ -13,7 +13,7 @@ from threading import Lock
 
 from mmengine.config import Config
 
-from cmp_mm.engine import in_parallel, read_scalars, write_durably
+from cmp_mm.engine import child_process, in_parallel, read_scalars, write_durably
 
 ROOT = Path(__file__).resolve().parents[3]
 QUICK = ROOT / 'configs/cmp/cmp_resnet18-plain_quick-1xb16-800_pairs-96x96.py'
@@ -228,15 +228,18 @@ def run(command: list, log: Path) -> None:
         RuntimeError: it failed; with the end of its log.
     """
     with open(log, 'a', encoding='utf-8') as file:
-        done = subprocess.run([sys.executable, *map(str, command)], stdout=file, stderr=subprocess.STDOUT)
-    if done.returncode != 0:
+        command = [sys.executable, *map(str, command)]
+        with child_process(command, lock=log.parent, stdout=file, stderr=subprocess.STDOUT) as process:
+            process.wait()
+    if process.returncode != 0:
         end = '\n'.join(log.read_text(encoding='utf-8').splitlines()[-8:])
-        raise RuntimeError(f'{Path(command[0]).name} failed; the end of {log}:\n{end}')
+        raise RuntimeError(f'{Path(command[1]).name} failed; the end of {log}:\n{end}')
 
 
 def _stamp(cfg: Config, data_root: Path) -> str:
     digest = hashlib.sha256(cfg.pretty_text.encode())
-    digest.update((data_root / 'train.json').read_bytes())
+    for split in ('train', 'val'):
+        digest.update((data_root / f'{split}.json').read_bytes())
     return digest.hexdigest()[:12]
 
 

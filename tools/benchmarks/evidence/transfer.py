@@ -14,7 +14,6 @@ import argparse
 import copy
 import json
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
@@ -33,7 +32,7 @@ from recipes import (
 )
 
 from cmp_mm.downstream import check_config
-from cmp_mm.engine import in_parallel, run_config, write_durably
+from cmp_mm.engine import child_process, ending_children, in_parallel, run_config, write_durably
 
 SEGMENTATION = {
     name: f'configs/downstream/mmseg/cmp_fcn_r18-3stages-d8_1xb8-1k_{name}-{size}.py'
@@ -118,7 +117,9 @@ def compare_inits(
     command += ['--metric', 'PCK'] if args.task in POSE else []
     command += ['--frozen'] if args.frozen else []
     command += ['--jobs', jobs]
-    if subprocess.run([*map(str, command)]).returncode != 0:
+    with child_process([*map(str, command)]) as process:
+        process.wait()
+    if process.returncode != 0:
         raise RuntimeError(f'{args.task} in {out} failed; run the same command again to continue')
     report = json.loads((out / 'results.json').read_text(encoding='utf-8'))
     return in_percent(report) if args.task in POSE else report
@@ -337,4 +338,5 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    with ending_children():
+        sys.exit(main())
