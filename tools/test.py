@@ -14,7 +14,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import CheckpointLoader, Runner
 
 from cmp_mm.downstream import check_config
-from cmp_mm.engine import check_weights_fit, launch, run_config, state_dict_of, write_durably
+from cmp_mm.engine import NoTraining, check_weights_fit, launch, run_config, state_dict_of, write_durably
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -55,7 +55,6 @@ def main(argv: Sequence[str] | None = None) -> dict:
     cfg.load_from, cfg.resume = args.checkpoint, False
     if cfg.get('test_dataloader') is None:
         raise run_config.UsageError(f'config {args.config} has no test_dataloader')
-    run_config.test_alone(cfg)
     run_config.show_predictions(cfg, args.show_dir, args.show_number)
     run_config.require_data(cfg, ('test',))
     run_config.require_one_codec(cfg)
@@ -63,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     launch.drop_missing_backends(cfg)
     launch.start_processes(cfg, args.launcher, args.local_rank)
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+    runner._train_loop = NoTraining(runner, cfg.get('train_cfg'))
     model = runner.model.module if runner.distributed else runner.model
     # mmengine loads what fits and goes on; an evaluation of half a network has no meaning.
     state = state_dict_of(CheckpointLoader.load_checkpoint(args.checkpoint, 'cpu'))

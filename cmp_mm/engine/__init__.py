@@ -8,7 +8,7 @@ from .children import child_process, ending_children
 from .finite_loss_hook import DivergedError, FiniteLossHook
 from .flow_visualization_hook import FlowVisualizationHook
 from .iteration_seed_hook import IterationSeedHook
-from .loops import ResumableTrainLoop
+from .loops import NoTraining, ResumableTrainLoop
 from .parallel import in_parallel
 from .plain_state import restore_histories, to_plain
 from .scalars import read_curve, read_scalars
@@ -23,6 +23,7 @@ __all__ = [
     'FiniteLossHook',
     'FlowVisualizationHook',
     'IterationSeedHook',
+    'NoTraining',
     'ResumableTrainLoop',
     'check_weights_fit',
     'child_process',

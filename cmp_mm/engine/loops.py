@@ -1,7 +1,7 @@
 """The training loop whose resume costs nothing."""
 
 from mmengine.logging import print_log
-from mmengine.runner import IterBasedTrainLoop
+from mmengine.runner import IterBasedTrainLoop, Runner
 from mmengine.runner.base_loop import BaseLoop
 from mmengine.runner.loops import _InfiniteDataloaderIterator
 from mmengine.runner.utils import calc_dynamic_intervals
@@ -9,6 +9,30 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from cmp_mm.registry import LOOPS
+
+
+class NoTraining(BaseLoop):
+    """What hooks ask of a training in a test, where building the real one would read its data.
+
+    Args:
+        runner: the runner.
+        train_cfg: of the training that there could be.
+    """
+
+    dataloader = None
+    iter = epoch = 0
+    stop_training = False
+
+    def __init__(self, runner: Runner, train_cfg: dict | None) -> None:
+        self._runner = runner
+        train_cfg = train_cfg or {}
+        self.max_iters = train_cfg.get('max_iters', 0)
+        self.max_epochs = train_cfg.get('max_epochs', 1)
+
+    def run(self) -> None:
+        """Nothing is trained."""
+        raise NotImplementedError('this runner tests')
+
 
 _SEED_KEY = 'train_sampler_seed'
 

@@ -46,6 +46,7 @@ class ConfigOptions(DictAction):
         named = {}
         for text in values:
             key, _, value = text.partition('=')
+            named.pop(key, None)  # of several the last one counts
             if value.endswith(_WEIGHTS) and value[0] not in '[(':
                 named[key] = value
         super().__call__(parser, namespace, values, option_string)
@@ -179,12 +180,6 @@ def validate_what_was_not(cfg: Config) -> None:
     if kind.rpartition('.')[2] == 'IterBasedTrainLoop':
         loop.pop('by_epoch', None)
         loop.type = 'cmp_mm.ResumableTrainLoop'
-
-
-def test_alone(cfg: Config) -> None:
-    """Take out what only a training needs: hooks that ask for the iteration would build it, data and all."""
-    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
-        cfg[key] = None
 
 
 def require_data(cfg: Config, splits: tuple[str, ...]) -> None:

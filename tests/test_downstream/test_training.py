@@ -244,5 +244,8 @@ def test_a_test_draws_every_image_and_needs_no_training_data(camvid, tmp_path):
     env = {**os.environ, 'PYTHONPATH': str(CONFIGS.parents[1])}
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, env=env, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert 'train_dataloader = dict' in (tmp_path / 'work' / 'config.py').read_text(), (
+        'the config stays whole'
+    )
     assert 'mIoU' in json.loads((tmp_path / 'out.json').read_text())
     assert len(list((tmp_path / 'shown').rglob('*.png'))) == 4

@@ -100,6 +100,7 @@ def test_the_name_of_a_file_of_weights_is_taken_as_it_is(name):
     parser = argparse.ArgumentParser()
     parser.add_argument('--cfg-options', nargs='+', action=run_config.ConfigOptions)
     options = parser.parse_args(['--cfg-options', f'a.source={name}', 'b=[1, 2]', 'c=["u.pth","v.pth"]'])
+    assert parser.parse_args(['--cfg-options', f'a={name}', 'a=None']).cfg_options == {'a': None}
     assert options.cfg_options == {'a.source': name, 'b': [1, 2], 'c': ['u.pth', 'v.pth']}
 
 
