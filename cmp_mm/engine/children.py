@@ -37,9 +37,11 @@ def child_process(
         handle = os.open(Path(lock) / '.lock', os.O_CREAT | os.O_RDWR, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             os.close(handle)
             raise RuntimeError(f'{lock}: another process works there; wait for it, or end it') from None
+        except OSError:
+            pass  # a file system without locks, as some of clusters are
     try:
         # The child holds the lock with us: it may outlive us.
         process = subprocess.Popen(command, pass_fds=() if handle is None else (handle,), **options)

@@ -134,9 +134,28 @@ def test_other_labels_are_another_run(tool, tmp_path):
     first = tool.fingerprint(cfg, 'random')
     tool.contents.cache_clear()
     assert tool.fingerprint(cfg, 'random') == first
-    (tmp_path / 'masks' / 'b.png').write_bytes(b'1')
+    (tmp_path / 'masks' / b'\xe4.png'.decode(errors='surrogateescape')).write_bytes(b'1')
     tool.contents.cache_clear()
     assert tool.fingerprint(cfg, 'random') != first
+
+
+@pytest.mark.parametrize('task', ['camvid', 'ccp', 'foreground', 'puppets'])
+def test_other_files_of_a_small_set_are_another_run(tool, tmp_path, task):
+    """These name a root alone."""
+    (config,) = CONFIGS.glob(f'cmp_fcn_r18-3stages-d8_*_{task}-*.py')
+    args = arguments(config)
+    args.data_root = str(tmp_path / 'data')
+    (tmp_path / 'data' / 'masks').mkdir(parents=True)
+    prints = []
+    for content in (b'1', b'22'):
+        (tmp_path / 'data' / 'masks' / 'a.png').write_bytes(content)
+        for _ in range(2):  # what is written among the data by the comparison itself is none of it
+            tool.contents.cache_clear()
+            cfg = tool.make_config(args, 'random', 0, 'fine-tuned')
+            prints.append(tool.fingerprint(cfg, 'random', tmp_path / 'data' / 'out'))
+            (tmp_path / 'data' / 'out').mkdir(exist_ok=True)
+            (tmp_path / 'data' / 'out' / 'a.png').write_bytes(content)
+    assert prints[0] == prints[1] != prints[2] == prints[3]
 
 
 def test_another_file_is_another_run(tool, tmp_path):
@@ -202,6 +221,19 @@ def test_whole_comparison_and_again(
     assert other['summary'][0]['values'] != report['summary'][0]['values']
     monkeypatch.setattr(sys, 'argv', [*command, '--metric', 'nonsense'])
     assert tool.main() == 1 and "no 'nonsense' in the log" in capsys.readouterr().err
+
+    # Results of earlier versions stay what they are, also where the logs were removed.
+    results = {file: json.loads(file.read_text()) for file in out.rglob('result-*.json')}
+    logs = tmp_path / 'logs'
+    logs.mkdir()
+    for number, (file, found) in enumerate(results.items()):
+        del found['metric']
+        file.write_text(json.dumps(dict(found, final=12.5)))
+        shutil.move(file.parent / file.stem.removeprefix('result-'), logs / str(number))
+    monkeypatch.setattr(sys, 'argv', command)
+    assert tool.main() == 0 and '12.50, 12.50' in capsys.readouterr().out
+    for number, file in enumerate(results):
+        shutil.move(logs / str(number), file.parent / file.stem.removeprefix('result-'))
 
     # As a run that was killed in its last validation leaves it: made up for, not replaced by the one before.
     monkeypatch.setattr(sys, 'argv', command)

@@ -1,5 +1,6 @@
 """What a program starts ends with it, and two never work in one folder."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cmp_mm.engine import child_process, ending_children
+from cmp_mm.engine import child_process, children, ending_children
 
 ROOT = Path(__file__).resolve().parents[2]
 SLEEP = [sys.executable, '-c', 'import time; time.sleep(60)']
@@ -77,6 +78,16 @@ def test_the_child_of_a_killed_parent_keeps_its_folder(tmp_path):
     with child_process([sys.executable, '-c', 'raise SystemExit(3)'], lock=tmp_path) as process:
         pass
     assert process.returncode == 3
+
+
+def test_a_file_system_without_locks_is_no_hindrance(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, 'Function not implemented')
+
+    monkeypatch.setattr(children.fcntl, 'flock', refuse)
+    with child_process([sys.executable, '-c', 'raise SystemExit(4)'], lock=tmp_path) as process:
+        pass
+    assert process.returncode == 4
 
 
 def test_a_failure_of_the_block_ends_the_child(tmp_path):

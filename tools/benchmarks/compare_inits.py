@@ -174,11 +174,17 @@ def make_config(args: argparse.Namespace, source: str, seed: int, mode: str) -> 
     return cfg
 
 
-def fingerprint(cfg: Config, source: str) -> str:
-    """Changes when the run would be another one: its config, data, or the weights it starts from."""
+def fingerprint(cfg: Config, source: str, without: Path | None = None) -> str:
+    """Changes when the run would be another one: its config, data, or the weights it starts from.
+
+    Args:
+        cfg: of the run.
+        source: what its backbone starts from.
+        without: a folder that is no data, should it lie among them: that of the results.
+    """
     digest = hashlib.sha256(cfg.pretty_text.encode())
     for path in data_paths(cfg):
-        digest.update(contents(path).encode())
+        digest.update(contents(path, without).encode(errors='surrogateescape'))
     files = Path('checkpoints').glob('cmp_*_backbone.pth') if source == 'cmp' else [Path(source)]
     for file in sorted(file for file in files if file.is_file()):
         digest.update(file.read_bytes())
@@ -195,8 +201,11 @@ def data_paths(cfg: Config) -> list[str]:
         elif isinstance(node, dict):
             root = node.get('data_root') or ''
             prefixes = node.get('data_prefix') or {}
-            named = [node.get('ann_file'), *(prefixes.values() if isinstance(prefixes, dict) else [])]
-            yield from (os.path.join(root, name) for name in named if isinstance(name, str) and name)
+            folders = [name for name in prefixes.values() if name] if isinstance(prefixes, dict) else []
+            # Where no folder is named the images are anywhere below the root.
+            named = [node.get('ann_file'), *(folders or [''])]
+            paths = (os.path.join(root, name) for name in named if isinstance(name, str))
+            yield from filter(None, paths)
             for key in ('dataset', 'datasets'):
                 yield from walk(node.get(key))
 
@@ -205,9 +214,13 @@ def data_paths(cfg: Config) -> list[str]:
 
 
 @functools.cache
-def contents(path: str) -> str:
-    """Names, sizes and times of change of the files at or below ``path``."""
+def contents(path: str, without: Path | None = None) -> str:
+    """Names, sizes and times of change of the files at or below ``path``, but those below ``without``."""
     files = [path] if os.path.isfile(path) else [str(file) for file in sorted(Path(path).rglob('*'))]
+    if without is not None:
+        files = [
+            file for file in files if not os.path.abspath(file).startswith(f'{without.absolute()}{os.sep}')
+        ]
     statuses = ((os.path.relpath(file, path), os.stat(file)) for file in files if os.path.isfile(file))
     return '\n'.join(f'{name} {status.st_size} {status.st_mtime_ns}' for name, status in statuses)
 
@@ -240,6 +253,14 @@ def train(cfg: Config, folder: Path, prefix: str) -> None:
         raise RuntimeError(f'{prefix} failed; the end of {log}:\n{end}')
 
 
+def last_saved(folder: Path) -> int:
+    """Iteration or epoch of the last checkpoint of a run; 0 if it saved none."""
+    pointer = folder / 'last_checkpoint'
+    name = pointer.read_text(encoding='utf-8').strip() if pointer.is_file() else ''
+    number = re.search(r'_(\d+)\.pth$', name)
+    return int(number[1]) if number else 0
+
+
 def one_run(
     cfg: Config, source: str, metric: str, folder: Path, result: dict, prefix: str
 ) -> tuple[dict, bool]:
@@ -256,24 +277,29 @@ def one_run(
     Raises:
         RuntimeError: the training failed, or its log has no such metric, or not at its end.
     """
-    stamp = fingerprint(cfg, source)
+    stamp = fingerprint(cfg, source, folder.parents[2])
     file = folder / f'result-{stamp}.json'
-    is_new = not file.exists()
+    known = json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
+    has_log = any((folder / stamp).rglob('scalars.json'))
+    # Those of earlier versions do not say which metric they are of.
+    if known.get('metric', None if has_log else metric) == metric and known:
+        return known, False
+    is_new = not (known and has_log)
     if is_new:
         started = time.monotonic()
         train(cfg, folder / stamp, prefix)
         result = dict(result, source=source, seconds=round(time.monotonic() - started, 1))
     else:
-        result = json.loads(file.read_text(encoding='utf-8'))
-    if result.get('metric') == metric:
-        return result, is_new
+        result = known
     curve = read_curve(folder / stamp, metric)
     if not curve:
         raise RuntimeError(f'{prefix} no {metric!r} in the log of {folder / stamp}; name another --metric')
-    last = cfg.train_cfg.get('max_iters') or cfg.train_cfg.get('max_epochs')
-    if last and curve[-1][0] != last:
+    reached = last_saved(folder / stamp)
+    # 0: iterations whose validations are counted by epoch.
+    if 0 < curve[-1][0] < reached:
+        file.unlink(missing_ok=True)
         raise RuntimeError(
-            f'{prefix} the log of {folder / stamp} ends with a validation at {curve[-1][0]} of {last}; '
+            f'{prefix} the log of {folder / stamp} ends with a validation at {curve[-1][0]} of {reached}; '
             'remove that folder and run the same command again'
         )
     result.update(metric=metric, final=curve[-1][1], best=max(value for _, value in curve), curve=curve)
