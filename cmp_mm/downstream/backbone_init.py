@@ -96,8 +96,10 @@ class BackboneInit:
     def _check_last(self, module: nn.Module) -> None:
         # mmengine moves 'Pretrained' to the end of a list, and nothing else.
         entries = getattr(module, 'init_cfg', None)
-        kinds = [str(one.get('type', '')) for one in entries] if isinstance(entries, (list, tuple)) else []
-        names = [kind.rpartition('.')[2] for kind in kinds]
+        entries = entries if isinstance(entries, (list, tuple)) else []
+        # One with an override alone means the part that it names.
+        entries = [one for one in entries if 'override' not in one or 'layer' in one]
+        names = [str(one.get('type', '')).rpartition('.')[2] for one in entries]
         if type(self).__name__ in names[:-1]:
             after = names[names.index(type(self).__name__) + 1]
             raise BackboneMismatchError(

@@ -137,6 +137,8 @@ def test_what_would_write_over_it_is_refused(resnet18_file):
         BackboneMismatchError, match='Constant comes after BackboneInit .* put BackboneInit last'
     ):
         ResNet(18, init_cfg=[start, after]).init_weights()
+    part = dict(type='Constant', val=2, override=dict(name='layer4'))
+    ResNet(18, init_cfg=[start, part]).init_weights()
     backbone = ResNet(18, init_cfg=[after, start])
     backbone.init_weights()
     state = torch.load(resnet18_file, weights_only=True)['state_dict']

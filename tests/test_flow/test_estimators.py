@@ -216,6 +216,8 @@ def test_precomputed_is_found_as_denseflow_names_it(tmp_path):
     np.testing.assert_allclose(estimator.for_pair(FRAME, FRAME, 'img_00012.jpg'), expected, atol=0.1)
     with pytest.raises(FileNotFoundError):
         estimator.for_pair(FRAME, FRAME, 'img_00013.jpg')
+    write_flow(expected, [tmp_path / f'flow_{axis}_img_00013.jpg' for axis in 'xy'], bound=20)
+    np.testing.assert_allclose(estimator.for_pair(FRAME, FRAME, 'img_00013.jpg'), expected, atol=0.1)
 
 
 def test_precomputed_prefers_what_is_asked_for(tmp_path):

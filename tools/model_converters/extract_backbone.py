@@ -49,11 +49,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Extract, write, read again; returns the exit code."""
     args = parse_args(argv)
-    if os.path.exists(args.out) and os.path.samefile(args.checkpoint, args.out):
+    checkpoint = load_checkpoint_file(args.checkpoint, 'cpu')
+    if os.path.exists(args.out) and os.path.samefile(os.path.expanduser(args.checkpoint), args.out):
         raise CheckpointError(
             f'{args.out} is CKPT itself, which holds more than its backbone; name another OUT'
         )
-    checkpoint = load_checkpoint_file(args.checkpoint, 'cpu')
     try:
         model = run_config.load_config(args.config).model if args.config else export.model_config(checkpoint)
         weights = export.select_backbone(export.select_weights(checkpoint, args.raw))

@@ -1,5 +1,6 @@
 """Reading the sampled frames of a video file (PyAV) or a folder of images, in their stored size."""
 
+import errno
 import math
 import os
 from collections.abc import Iterator
@@ -26,6 +27,11 @@ MISSING_SECONDS = 1.0
 MISSING_SHARE = 0.1
 # Matroska, WebM, FLV and ASF round times to milliseconds: a frame and the first one by half of it each.
 TIME_STEP = 1e-3
+# Faults of one image's reading that may be over the next time; forbidden or missing it stays.
+PASSING = {
+    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOMEM),
+    *(errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EBUSY),
+}
 # How the images begin whose headers are checked: JPEG and PNG.
 CHECKED_IMAGES = (b'\xff\xd8', b'\x89PNG')
 
@@ -171,8 +177,8 @@ class FrameReader:
                 continue
             try:
                 image = _read_image(path)
-            except OSError:
-                image, passing = None, True
+            except OSError as error:
+                image, passing = None, passing or error.errno in PASSING
             if image is None:
                 unreadable.append(os.path.basename(path))
                 gap = True

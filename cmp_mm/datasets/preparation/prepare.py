@@ -1,5 +1,6 @@
 """The whole preparation: find the videos, prepare this process's share, merge when all are ready."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import fields
@@ -162,6 +163,12 @@ def _prepare_share(
         # The long ones first, so that the last worker is not left with one.
         pending.sort(key=lambda source: (-sizes[source.name], source.name))
         WorkerPool(store, workers, stall_seconds).run(pending, hear)
+    except PrepareError:
+        # Where one worker met a full disk the others are killed, perhaps in a file.
+        with contextlib.suppress(OSError):
+            for source in pending:
+                store.drop_temporary(source.name)
+        raise
     finally:
         bar.close()
 

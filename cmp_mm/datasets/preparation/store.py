@@ -225,15 +225,21 @@ class Store:
                 break
         self.record_path(video).unlink(missing_ok=True)
         for kind in ('frames', 'flow'):
-            folder = self.out / kind / video
-            folder.mkdir(exist_ok=True)
-            for name in os.listdir(folder):
-                if name.endswith('.tmp'):
-                    (folder / name).unlink(missing_ok=True)
+            (self.out / kind / video).mkdir(exist_ok=True)
+        self.drop_temporary(video)
         # Written anew rather than appended to: the last line may be torn.
         lines = [head, *rows]
         write_whole([(path, b''.join(dump_json(line) for line in lines))])
         return Journal(path, rows)
+
+    def drop_temporary(self, video: str) -> None:
+        """Remove what a killed process was writing of a video."""
+        for kind in ('frames', 'flow'):
+            folder = self.out / kind / video
+            with contextlib.suppress(FileNotFoundError):
+                for name in os.listdir(folder):
+                    if name.endswith('.tmp'):
+                        (folder / name).unlink(missing_ok=True)
 
     def _prepared(self) -> bool:
         """Tell whether a video was begun or finished here."""

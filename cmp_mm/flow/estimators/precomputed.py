@@ -10,12 +10,17 @@ from ..formats import FLOW_FORMATS
 from ..geometry import resize_flow
 from .base import FlowEstimator
 
-# Where the flow of a frame may be, by format. The last of jpg is denseflow's, which calls frames img_NUMBER.
+# Where the flow of a frame may be, by format. The last of jpg is as denseflow has it, whose frames are
+# img_NUMBER.
 LAYOUTS = {
     'flo': [('{stem}.flo',)],
     'npz': [('{stem}.npz',)],
     'kitti': [('{stem}.png',)],
-    'jpg': [('{stem}_x.jpg', '{stem}_y.jpg'), ('flow_x_{number}.jpg', 'flow_y_{number}.jpg')],
+    'jpg': [
+        ('{stem}_x.jpg', '{stem}_y.jpg'),
+        ('flow_x_{stem}.jpg', 'flow_y_{stem}.jpg'),
+        ('flow_x_{number}.jpg', 'flow_y_{number}.jpg'),
+    ],
 }
 
 

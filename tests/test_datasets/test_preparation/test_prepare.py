@@ -205,22 +205,24 @@ def test_a_fault_of_reading_is_tried_again_and_costs_nothing(
     assert contents(store.out) == contents(fresh.out)
 
 
-def test_an_image_that_could_not_be_opened_is_tried_again(
-    tmp_path, source_of, small, moving_frames, write_folder, monkeypatch
+@pytest.mark.parametrize(('code', 'again'), [(errno.EIO, True), (errno.EACCES, False), (errno.EISDIR, False)])
+def test_an_image_that_could_not_be_read_is_tried_again(
+    tmp_path, source_of, small, moving_frames, write_folder, monkeypatch, code, again
 ):
+    """After a fault; what is forbidden would have every run do its whole folder anew."""
     source = source_of(write_folder(tmp_path / 'f', moving_frames(6)))
     store, estimator = Store(tmp_path / 'out', small), build_flow_estimator('dis')
     store.claim()
 
     def forbid(path, *more):
         if path.endswith('frame1.png'):
-            raise PermissionError(errno.EACCES, 'Permission denied', path)
+            raise OSError(code, os.strerror(code), path)
         return open(path, *more)
 
     monkeypatch.setattr(reading, 'open', forbid, raising=False)
     record = prepare_video(source, store, [estimator], lambda *_: None)
     assert record['status'] == 'damaged' and len(record['pairs']) == 3
-    assert not store.finished(source.name, source.fingerprint())
+    assert store.finished(source.name, source.fingerprint()) is not again
     monkeypatch.undo()
     record = prepare_video(source, store, [estimator], lambda *_: None)
     assert record['status'] == 'ok' and len(record['pairs']) == 5
