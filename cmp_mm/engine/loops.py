@@ -31,7 +31,7 @@ class NoTraining(BaseLoop):
 
     def run(self) -> None:
         """Nothing is trained."""
-        raise NotImplementedError('this runner tests')
+        raise RuntimeError('this runner tests')
 
 
 _SEED_KEY = 'train_sampler_seed'
