@@ -185,7 +185,9 @@ def draw_guidance(arrows: Tensor, size: tuple[int, int], collisions: str = 'last
         InputError: arrows meet and ``collisions`` is 'error'; names the two.
     """
     height, width = size
-    place = (arrows[:, 1].detach() * width + arrows[:, 0].detach()).long()
+    # Whole numbers first: float32 cannot count the pixels of a 24-megapixel photo.
+    x, y = arrows[:, :2].detach().long().unbind(dim=1)
+    place = y * width + x
     unique, inverse = place.unique(return_inverse=True)
     if len(unique) == len(place):
         vectors = arrows[:, 2:]

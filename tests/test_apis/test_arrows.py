@@ -71,6 +71,14 @@ def test_map_is_the_one_of_the_guidance_room():
         assert back.tolist() == [list(ROW), [29, 19, 1, 2]]
 
 
+def test_places_of_a_photo_of_more_pixels_than_float32_counts():
+    size = (4200, 4200)
+    arrows = torch.tensor([[4199.0, 4199, 1, 2], [4000, 4100, 3, 4], [4001, 4100, 5, 6]])
+    drawn = draw_guidance(arrows, size, collisions='error')
+    assert drawn[2].nonzero().tolist() == [[4100, 4000], [4100, 4001], [4199, 4199]]
+    assert drawn[:2, 4100, 4001].tolist() == [5, 6]
+
+
 def test_collisions_never_sum():
     arrows = torch.tensor([(3, 4, 10.0, 0), (1, 1, 7.0, 7.0), (3, 4, 2.0, 4.0), (3, 4, 0.0, 8.0)])
     assert draw_guidance(arrows, SIZE)[:, 4, 3].tolist() == [0, 8, 1, 1]
