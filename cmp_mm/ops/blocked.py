@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .differentiable_once import differentiable_once
 from .upsampling import axis_matrix, axis_positions
 
 BLOCK = 256 * 1024  # elements of a block: about what a core's own cache holds
@@ -181,7 +182,7 @@ class BlockedLoss(torch.autograd.Function):
         return logits.new_tensor(sum(totals) / count)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @differentiable_once("use upsample_cross_entropy with impl='reference'")
     def backward(ctx, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
         (grad,) = ctx.saved_tensors
         return grad * grad_output, None, None, None

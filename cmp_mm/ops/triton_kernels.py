@@ -16,9 +16,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .differentiable_once import differentiable_once
+
 TILE_ELEMENTS = 512  # bins x pixels per step: with four sums of that size, what one warp's registers hold
 TINY = 1e-25  # a smaller sum may have lost terms to underflow
 MAX_ROWS = 16  # rows of a cell one program walks; taller cells are shared by several
+INT32_NUMBERS = 2**31
 
 
 @triton.jit
@@ -61,6 +64,7 @@ def _loss_kernel(
     TILE: tl.constexpr,
     TINY: tl.constexpr,
     MAX_ROWS: tl.constexpr,
+    WIDE: tl.constexpr,
     HAS_VALID: tl.constexpr,
     WITH_GRAD: tl.constexpr,
 ):
@@ -84,11 +88,12 @@ def _loss_kernel(
     nodes = (image // axes).to(tl.int64) * axes * bins * h * w + channel.to(tl.int64) * bin_stride
     next_y = tl.minimum(cell_y + 1, h - 1)
     next_x = tl.minimum(cell_x + 1, w - 1)
-    at00 = nodes + (cell_y * w + cell_x) * node_stride
-    at01 = nodes + (cell_y * w + next_x) * node_stride
-    at10 = nodes + (next_y * w + cell_x) * node_stride
-    at11 = nodes + (next_y * w + next_x) * node_stride
-    plane = bin_index * bin_stride
+    at00 = nodes + (cell_y * w + cell_x).to(tl.int64) * node_stride
+    at01 = nodes + (cell_y * w + next_x).to(tl.int64) * node_stride
+    at10 = nodes + (next_y * w + cell_x).to(tl.int64) * node_stride
+    at11 = nodes + (next_y * w + next_x).to(tl.int64) * node_stride
+    # One register for each bin where one image's logits are few enough to be counted with it.
+    plane = (bin_index.to(tl.int64) if WIDE else bin_index) * bin_stride
     corner, corner_peak = _load_node(logits + at00 + plane, real_bin)
     right, right_peak = _load_node(logits + at01 + plane, real_bin)
     below, below_peak = _load_node(logits + at10 + plane, real_bin)
@@ -224,6 +229,7 @@ class TritonLoss(torch.autograd.Function):
                 TILE=max(2, TILE_ELEMENTS // padded),
                 TINY=TINY,
                 MAX_ROWS=MAX_ROWS,
+                WIDE=padded * h * w >= INT32_NUMBERS,
                 HAS_VALID=known is not None,
                 WITH_GRAD=with_grad,
                 num_warps=1,  # a sum over bins then needs no barrier
@@ -237,7 +243,7 @@ class TritonLoss(torch.autograd.Function):
         return (partial.sum(dtype=torch.float64) * weight).float()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @differentiable_once("use upsample_cross_entropy with impl='reference'")
     def backward(ctx, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
         grad, weight = ctx.saved_tensors
         return grad * (grad_output * weight), None, None, None

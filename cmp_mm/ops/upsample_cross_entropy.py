@@ -32,9 +32,11 @@ def upsample_cross_entropy(
             triton on CUDA where it can be imported, blocked on the CPU, else reference.
 
     Returns:
-        Scalar of the logits' dtype, float32 at least. Differentiable once with respect to the logits.
+        Scalar of the logits' dtype, float32 at least. Differentiable once with respect to the logits; with
+        'reference' twice.
 
     Raises:
+        RuntimeError: a backward pass with ``create_graph=True`` by another path than 'reference'.
         ValueError: shapes that do not fit, an unknown ``impl``, or (on the CPU, where looking costs
             nothing) a valid target outside the bins.
     """

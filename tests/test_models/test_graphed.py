@@ -122,6 +122,13 @@ def test_a_second_backward_pass_is_refused(pretended):
     another.sum().backward()
 
 
+def test_a_gradient_penalty_is_refused(pretended):
+    _, _, graphed = pretended
+    out, _ = graphed(inputs(0, 16, 'cpu'))
+    with pytest.raises(RuntimeError, match='cuda_graph=False'):
+        torch.autograd.grad(out.sum(), list(graphed.module.parameters()), create_graph=True)
+
+
 def two_outputs(module, x):
     out = module(x)
     return out, out.mean(dim=(2, 3))
@@ -157,6 +164,17 @@ def test_replayed_steps_are_ordinary_steps(full_float32, sizes, accumulate):
     for (name, one), other in zip(plain.state_dict().items(), replayed.state_dict().values(), strict=True):
         torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5, msg=name)
     assert replayed[1].num_batches_tracked == 6
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason='needs two CUDA devices')
+def test_a_device_that_is_not_the_current_one(full_float32):
+    batches = [inputs(seed, device='cuda:1') for seed in range(4)]
+    plain, replayed = small_network('cuda:1'), small_network('cuda:1')
+    wanted = train(plain, partial(two_outputs, plain), batches)
+    graphed = GraphedNetwork(replayed, partial(two_outputs, replayed))
+    assert torch.cuda.current_device() == 0
+    assert train(replayed, graphed, batches) == pytest.approx(wanted, rel=1e-5)
 
 
 @pytest.mark.gpu

@@ -79,6 +79,19 @@ results = dict(
     strided=errors((2, 3), (8, 9), 7, laid_out=strided, masked=True),
     autocast=errors((2, 3), (8, 9), 7, autocast=True),
 )
+numbers = triton_kernels.INT32_NUMBERS
+triton_kernels.INT32_NUMBERS = 0  # every image is one of too many logits
+results['large_image'] = errors((2, 3), (8, 9), 7, masked=True, batch=2)
+triton_kernels.INT32_NUMBERS = numbers
+
+twice = torch.randn(1, 6, 2, 2, requires_grad=True)
+value = loss(twice, torch.zeros(1, 2, 5, 5).long(), 3, impl='triton')
+try:
+    torch.autograd.grad(value, twice, create_graph=True)
+    refused = ''
+except RuntimeError as error:
+    refused = str(error)
+assert "impl='reference'" in refused, refused
 
 from cmp_mm.models import QuantizedFlowCodec
 codec = QuantizedFlowCodec(99, 50.0)
@@ -135,6 +148,7 @@ def interpreted():
         'channels_last',
         'strided',
         'autocast',
+        'large_image',
         'ends_of_the_range',
         'nothing_valid',
     ],
@@ -176,21 +190,29 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from cmp_mm.ops.triton_kernels import _loss_kernel
 
-def compiles(target='*i64', more=True, ones=()):
+def compiles(target='*i64', more=True, ones=(), wide=False):
     pointers = dict(logits='*fp32', target=target, valid='*u8', grad='*fp32', partial='*fp32', start_y='*i32')
     numbers = dict(start_x='*i32', scale_y='fp32', scale_x='fp32')
     names = ('bins', 'bin_stride', 'node_stride', 'h', 'w', 'height', 'width', 'axes', 'cells_x', 'cells')
     numbers |= dict.fromkeys(names, 'i32')
-    constants = dict(BINS=128, TILE=4, TINY=1e-25, MAX_ROWS=16, HAS_VALID=more, WITH_GRAD=more)
+    constants = dict(BINS=128, TILE=4, TINY=1e-25, MAX_ROWS=16, WIDE=wide, HAS_VALID=more, WITH_GRAD=more)
     constants |= dict.fromkeys(ones, 1)
     signature = pointers | numbers | dict.fromkeys(constants, 'constexpr')
     source = ASTSource(fn=_loss_kernel, signature=signature, constexprs=constants)
     binary = triton.compile(source, target=GPUTarget('cuda', 90, 32), options=dict(num_warps=1))
     assert len(binary.asm['cubin']) > 1000
+    return binary.asm['ttir']
 
 compiles(ones=('node_stride',))
 compiles(more=False, ones=('bin_stride',))
 compiles(target='*i16', ones=('bin_stride', 'node_stride', 'h', 'w', 'axes', 'cells_x', 'cells'))
+# Where one image has more logits than an int32 counts the bins' offsets are of 64 bits.
+narrow, wide = (
+    [line for line in compiles(wide=wide).splitlines() if 'arith.muli' in line and 'tensor<128xi' in line]
+    for wide in (False, True)
+)
+assert narrow and any('tensor<128xi32>' in line for line in narrow)
+assert wide and not any('tensor<128xi32>' in line for line in wide)
 """
     if version_tuple(installed_version('triton')) < (3, 3):
         pytest.skip('an older Triton is asked to compile in another way')
@@ -309,6 +331,36 @@ def test_more_logits_than_an_int32_counts_on_a_gpu():
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
     torch.testing.assert_close(logits.grad[-1:], leaf.grad, rtol=1e-4, atol=1e-7)
     assert not logits.grad[:-1].any()
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_an_image_of_more_logits_than_an_int32_counts_on_a_gpu():
+    """Only its last rows have valid pixels: an offset that wraps would read other logits."""
+    from cmp_mm.ops import upsample_cross_entropy
+
+    bins, rows, columns = 99, 3400, 3300
+    if 2 * bins * rows * columns * 12 > torch.cuda.mem_get_info()[0] * 0.9:
+        pytest.skip('needs 30 GB of GPU memory')
+    one, target, _, _ = problem((8, columns), (8, columns))
+    wanted_leaf = one.cuda().requires_grad_()
+    wanted = upsample_cross_entropy(wanted_leaf, target.cuda(), bins)
+    wanted.backward()
+    valid = torch.zeros(1, rows, columns, dtype=torch.bool, device='cuda')
+    valid[:, -8:] = True
+    targets = torch.zeros(1, 2, rows, columns, dtype=torch.int16, device='cuda')
+    targets[:, :, -8:] = target.cuda()
+    for layout in (torch.contiguous_format, torch.channels_last):
+        logits = torch.zeros(1, 2 * bins, rows, columns, device='cuda').to(memory_format=layout)
+        assert logits.numel() > 2**31
+        logits[:, :, -8:] = one.cuda()
+        logits.requires_grad_()
+        loss = upsample_cross_entropy(logits, targets, bins, valid)
+        loss.backward()
+        assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
+        torch.testing.assert_close(logits.grad[:, :, -8:], wanted_leaf.grad, rtol=1e-4, atol=1e-7)
+        assert not logits.grad[:, :, :-8].any()
+        del logits, loss
 
 
 @pytest.mark.gpu

@@ -91,6 +91,21 @@ def test_gradcheck_in_float64(impl, size):
     )
 
 
+def test_a_gradient_penalty_is_never_left_out_in_silence():
+    logits, target, valid = problem(1, bins=5, nodes=(3, 2), size=(9, 11), dtype=torch.float64)
+    logits.requires_grad_()
+    valid[0, 0, 0] = True
+
+    def penalised(values, impl):
+        loss = upsample_cross_entropy(values, target, 5, valid, impl=impl)
+        (gradient,) = torch.autograd.grad(loss, values, create_graph=True)
+        return loss + 10 * gradient.square().sum()
+
+    assert torch.autograd.gradcheck(lambda values: penalised(values, 'reference'), (logits,))
+    with pytest.raises(RuntimeError, match=r"cannot be differentiated .* impl='reference'"):
+        penalised(logits, 'blocked')
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 10**6),

@@ -8,6 +8,8 @@ import torch
 from mmengine.dist import get_world_size
 from torch import Tensor, nn
 
+from cmp_mm.ops.differentiable_once import differentiable_once
+
 WARM_UP = 3  # passes before the recording, in which cuDNN looks for its algorithms
 
 
@@ -90,12 +92,16 @@ class _Recording:
         self.inputs = [x.clone() for x in inputs]
         # The passes before and while recording must leave no trace.
         kept = [(buffer, buffer.clone()) for buffer in module.buffers()]
-        state = torch.cuda.get_rng_state(inputs[0].device)
-        with torch.autocast(
-            'cuda',
-            torch.get_autocast_dtype('cuda'),
-            enabled=torch.is_autocast_enabled('cuda'),
-            cache_enabled=False,  # its copies of the weights would outlive the recording
+        device = inputs[0].device
+        state = torch.cuda.get_rng_state(device)
+        with (
+            torch.cuda.device(device),  # streams and graphs are made on the current one
+            torch.autocast(
+                'cuda',
+                torch.get_autocast_dtype('cuda'),
+                enabled=torch.is_autocast_enabled('cuda'),
+                cache_enabled=False,  # its copies of the weights would outlive the recording
+            ),
         ):
             aside = torch.cuda.Stream()
             aside.wait_stream(torch.cuda.current_stream())
@@ -108,18 +114,20 @@ class _Recording:
             pool = torch.cuda.graph_pool_handle()
             self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
             # Thread-local: the thread that copies batches to page-locked memory goes on meanwhile.
-            with torch.cuda.graph(self.forward, pool=pool, capture_error_mode='thread_local'):
+            # A stream of this device: torch's own is of the one that was current when it was made.
+            record = dict(pool=pool, stream=torch.cuda.Stream(), capture_error_mode='thread_local')
+            with torch.cuda.graph(self.forward, **record):
                 outputs = network(*self.inputs)
             self.is_single = isinstance(outputs, Tensor)
             attached = _as_tuple(outputs)
             self.output_gradients = [torch.zeros_like(one) for one in attached]
-            with torch.cuda.graph(self.backward, pool=pool, capture_error_mode='thread_local'):
+            with torch.cuda.graph(self.backward, **record):
                 self.gradients = self._gradients(attached, self.output_gradients)
         self.outputs = [one.detach() for one in attached]
         with torch.no_grad():
             for buffer, before in kept:
                 buffer.copy_(before)
-        torch.cuda.set_rng_state(state, inputs[0].device)
+        torch.cuda.set_rng_state(state, device)
 
     def __call__(self, inputs: Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
         for place, value in zip(self.inputs, inputs, strict=True):
@@ -146,7 +154,7 @@ class _Replay(torch.autograd.Function):
         return tuple(one.detach() for one in recording.outputs)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @differentiable_once('train CMP with cuda_graph=False')
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         recording = ctx.recording
         if recording.awaited is None or recording.awaited() is not ctx:
