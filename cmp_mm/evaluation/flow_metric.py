@@ -98,6 +98,7 @@ class FlowMetric(BaseMetric):
         """Baseline -> error sums, remembered from one validation to the next."""
         digest = hashlib.blake2b(digest_size=16)
         for array in (points, vectors, target.numpy(), valid.numpy() if valid is not None else np.zeros(0)):
+            digest.update(str(array.shape).encode())
             digest.update(np.ascontiguousarray(array))
         key = digest.digest()
         if key not in self._baseline_sums:

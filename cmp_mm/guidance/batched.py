@@ -78,7 +78,7 @@ def sample_guidance_batched(
     if valid is not None and valid.shape != (count, height, width):
         raise ValueError(f'valid must be {(count, height, width)} to fit the flow, got {tuple(valid.shape)}')
 
-    unknown = ~(flow.abs() <= UNKNOWN_FLOW).all(dim=1)
+    unknown = ~(flow.float().abs() <= UNKNOWN_FLOW).all(dim=1)  # in half precision the bound is infinite
     if valid is not None:
         unknown |= ~valid
     host_unknown = unknown.cpu().numpy() if bool(unknown.any()) else None

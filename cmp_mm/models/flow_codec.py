@@ -1,5 +1,7 @@
 """Quantised flow: one object that the loss, the prediction and the metric share."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -11,8 +13,7 @@ class QuantizedFlowCodec:
     """Turns flow into per-axis bins for the loss, and logits back into flow for the prediction.
 
     Each axis of the flow is cut into ``num_bins`` equal bins over [-max_flow, max_flow). Everything is
-    computed in float32, whatever the dtype of the input: in half precision 50 - 1e-3 rounds to 50 and
-    would fall into a bin that does not exist.
+    computed in float32, whatever the dtype of the input: half precision has no room for the edges of bins.
 
     Args:
         num_bins: bins per axis; odd, so that zero flow is the centre of a bin. The paper's is 99.
@@ -20,7 +21,8 @@ class QuantizedFlowCodec:
             ``max_flow * (1 - 1 / num_bins)``, the centre of the last bin (49.49 for 99 bins of 50 px).
 
     Raises:
-        ValueError: ``num_bins`` is not an odd integer of at least 3, or ``max_flow`` is not positive.
+        ValueError: ``num_bins`` is not an odd integer of at least 3, or ``max_flow`` is not positive
+            and finite.
     """
 
     def __init__(self, num_bins: int = 99, max_flow: float = 50.0) -> None:
@@ -29,9 +31,9 @@ class QuantizedFlowCodec:
                 'QuantizedFlowCodec: num_bins must be an odd integer of at least 3, so that zero flow is '
                 f'the centre of a bin; got {num_bins!r}.'
             )
-        if not max_flow > 0:
+        if not 0 < max_flow < math.inf:
             raise ValueError(
-                f'QuantizedFlowCodec: max_flow must be a positive number of pixels; got {max_flow!r}.'
+                f'QuantizedFlowCodec: max_flow must be a positive, finite number of pixels; got {max_flow!r}.'
             )
         self.num_bins = num_bins
         self.max_flow = float(max_flow)
@@ -57,11 +59,10 @@ class QuantizedFlowCodec:
         Returns:
             (N, 2, H, W) int64 in [0, num_bins - 1].
         """
-        limit = self.max_flow - 1e-3
         # By a tensor: a GPU divides by a number through its reciprocal, and what lies on the edge of a bin,
         # as some values of jpg flow do, would there fall into the bin beside.
         step = torch.full((), self.step, dtype=torch.float32, device=flow.device)
-        scaled = (flow.float().clamp(-limit, limit) + self.max_flow) / step
+        scaled = (flow.float().clamp(-self.max_flow, self.max_flow) + self.max_flow) / step
         return scaled.floor().nan_to_num(0.0).long().clamp(0, self.num_bins - 1)
 
     def decode(self, logits: Tensor) -> Tensor:

@@ -132,6 +132,19 @@ def test_interpolations_are_computed_once(monkeypatch):
     assert len(calls) == 12
 
 
+def test_interpolations_of_other_sizes_are_others():
+    values = torch.tensor([[0.0, 9, 0, 9, 5, 5, 0, 9]]).repeat(2, 1)
+    points, vectors = torch.tensor([[0, 0], [0, 1]]), torch.tensor([[0.0, 0], [9, 9]])
+    wide, high = (
+        dict(pred_flow=flow, gt_flow=flow, guidance_points=points, guidance_vectors=vectors)
+        for flow in (values.view(2, 2, 4), values.view(2, 4, 2))
+    )
+    alone = evaluate(FlowMetric(), [high])
+    metric = FlowMetric()
+    evaluate(metric, [wide])
+    assert evaluate(metric, [high]) == alone
+
+
 def test_invalid_pixels_do_not_count():
     sample = make_sample(4, 10, 10)
     metrics = evaluate(FlowMetric(), [sample])

@@ -89,6 +89,16 @@ def test_unknown_vectors(bad):
         np.testing.assert_array_equal(points.numpy(), expected)
 
 
+def test_unknown_vectors_in_half_precision():
+    flow = torch.zeros(1, 2, 40, 40, dtype=torch.float16)
+    flow[0, 0, ::2] = float('inf')
+    (points,) = sample_guidance_batched(flow, [dict(type='grid', stride=5)], seeds=[0])
+    full = flow[0].permute(1, 2, 0).float().numpy()
+    wanted = sample_points(full, [dict(type='grid', stride=5)], rng=np.random.default_rng(0))
+    np.testing.assert_array_equal(points.numpy(), wanted)
+    assert len(points) == 32 and (points[:, 0] % 2 == 1).all()
+
+
 @pytest.mark.parametrize(
     'strategies',
     [

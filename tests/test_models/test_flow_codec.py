@@ -38,21 +38,21 @@ def test_not_a_number_and_infinity_give_bins_that_exist():
     assert QuantizedFlowCodec().encode(flow)[0, 0, 0].tolist() == [0, 98, 0]
 
 
-@pytest.mark.parametrize(('num_bins', 'max_flow'), [(99, 50.0), (21, 10.0), (3, 0.5)])
+@pytest.mark.parametrize(('num_bins', 'max_flow'), [(99, 50.0), (21, 10.0), (3, 0.5), (99, 0.001)])
 def test_decoding_certain_logits_returns_the_flow_to_half_a_bin(num_bins, max_flow):
     codec = QuantizedFlowCodec(num_bins, max_flow)
     flow = torch.linspace(-max_flow, max_flow, 101).view(1, 1, 1, -1).repeat(1, 2, 1, 1)
     flow[:, 1] *= -1
     one_hot = torch.nn.functional.one_hot(codec.encode(flow), num_bins).permute(0, 1, 4, 2, 3).flatten(1, 2)
     logits = 100.0 * one_hot
-    assert (codec.decode(logits) - flow).abs().max() <= codec.step / 2 + 1e-3
+    assert (codec.decode(logits) - flow).abs().max() <= codec.step / 2 * (1 + 1e-4)
     assert torch.equal(codec.most_likely(logits), codec.encode(flow))
     # Each centre lies in its own bin, and the middle one is zero.
     centers = codec.centers()
     assert codec.encode(centers.view(1, 1, 1, -1).repeat(1, 2, 1, 1))[0, 0, 0].tolist() == list(
         range(num_bins)
     )
-    assert centers[num_bins // 2].abs() < 1e-5
+    assert centers[num_bins // 2].abs() < 1e-6 * max_flow
 
 
 def test_decoded_flow_never_leaves_the_outer_centres():
@@ -89,9 +89,9 @@ def test_bins_that_have_no_middle_are_refused(num_bins):
         QuantizedFlowCodec(num_bins)
 
 
-@pytest.mark.parametrize('max_flow', [0, -1.0, float('nan')])
+@pytest.mark.parametrize('max_flow', [0, -1.0, float('nan'), float('inf')])
 def test_a_range_that_is_no_range_is_refused(max_flow):
-    with pytest.raises(ValueError, match='max_flow must be a positive number'):
+    with pytest.raises(ValueError, match='max_flow must be a positive, finite number'):
         QuantizedFlowCodec(99, max_flow)
 
 
