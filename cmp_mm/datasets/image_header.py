@@ -1,19 +1,22 @@
 """The size an image file claims, read from its header before a decoder takes memory for it."""
 
+import re
 import struct
 
 from cmp_mm.flow.formats import MAX_PIXELS
 
 # Fewest bytes per pixel: deflate expands by at most 1032 (PNG, 1 bit per pixel), a JPEG block of 64 pixels
-# takes at least 1 bit.
-PIXELS_PER_BYTE = {'PNG': 1032 * 8, 'JPEG': 512}
+# takes at least 1 bit. PPM is not compressed.
+PIXELS_PER_BYTE = {'PNG': 1032 * 8, 'JPEG': 512, 'PPM': 1}
 # Each progressive scan is a pass over the whole image; encoders write about ten.
 MAX_SCANS = 100
 PNG_START = b'\x89PNG\r\n\x1a\n'
+# Three numbers, between which there may be comments: width, height, largest value.
+PPM_HEADER = re.compile(rb'P6' + rb'(?:\s|#[^\n]*\n)+(\d{1,9})' * 3 + rb'\s')
 
 
 def check_image_header(data: bytes) -> tuple[int, int]:
-    """Check that bytes can be a whole JPEG or PNG of a reasonable size.
+    """Check that bytes can be a whole JPEG, PNG or PPM of a reasonable size.
 
     A cut file is refused: decoders would fill the missing part with grey and say nothing.
 
@@ -21,15 +24,17 @@ def check_image_header(data: bytes) -> tuple[int, int]:
         (height, width) that the header claims.
 
     Raises:
-        ValueError: neither JPEG nor PNG, cut short, or a size that is 0, over `MAX_PIXELS`, or more than
+        ValueError: none of these, cut short, or a size that is 0, over `MAX_PIXELS`, or more than
             that many bytes can hold.
     """
     if data[:2] == b'\xff\xd8':
         kind, (height, width) = 'JPEG', _jpeg_size(data)
     elif data[:8] == PNG_START:
         kind, (height, width) = 'PNG', _png_size(data)
+    elif data[:2] == b'P6':
+        kind, (height, width) = 'PPM', _ppm_size(data)
     else:
-        raise ValueError(f'starts with {data[:4]!r}; expected a JPEG or PNG image')
+        raise ValueError(f'starts with {data[:4]!r}; expected a JPEG, PNG or PPM image')
     if height < 1 or width < 1:
         raise ValueError(f'{kind} header claims {width} x {height} pixels; both sides must be at least 1')
     if height * width > min(MAX_PIXELS, PIXELS_PER_BYTE[kind] * len(data)):
@@ -37,6 +42,19 @@ def check_image_header(data: bytes) -> tuple[int, int]:
             f'{kind} header claims {width} x {height} pixels, more than {MAX_PIXELS} or than its '
             f'{len(data)} bytes can hold'
         )
+    return height, width
+
+
+def _ppm_size(data: bytes) -> tuple[int, int]:
+    header = PPM_HEADER.match(data[:4096])
+    if header is None:
+        raise ValueError('PPM has no header')
+    width, height, largest = map(int, header.groups())
+    if largest != 255:
+        raise ValueError(f'PPM has values up to {largest}; expected 255')
+    expected = header.end() + 3 * width * height
+    if len(data) < expected:
+        raise ValueError(f'PPM of {len(data)} bytes is cut short: expected {expected}')
     return height, width
 
 

@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
+
 from .files import JPG_SUFFIXES, SUFFIX_FORMATS
 from .formats import FLOW_FORMATS, FlowFormatError
 from .formats.kitti import SIGNATURE
+
+_KITTI_KIND = (16, 2)  # bits, and RGB
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,9 @@ def find_flow_files(sources: Sequence[str | os.PathLike], fmt: str | None = None
     for source in map(Path, sources):
         if source.is_dir():
             inside = sorted(path for path in source.rglob('*') if path.is_file() and path.name[0] != '.')
-            files = [_as_flow_file(path, source) for path in inside if not _is_frame(path)]
+            files = [as_flow_file(path, source) for path in inside if not _is_frame(path)]
         elif source.exists():
-            file = _as_flow_file(source, source.parent)
+            file = as_flow_file(source, source.parent)
             if file is None:
                 raise FlowFormatError(
                     f'{source}: not named like a flow file; expected .flo, .png (KITTI), .npz, or one of a '
@@ -74,7 +78,8 @@ def find_flow_files(sources: Sequence[str | os.PathLike], fmt: str | None = None
     return list(found.values())
 
 
-def _as_flow_file(path: Path, root: Path) -> FlowFile | None:
+def as_flow_file(path: Path, root: Path) -> FlowFile | None:
+    """What a file is named like as flow, found in the folder ``root``; None where it is not."""
     suffix = path.suffix.lower()
     if suffix in SUFFIX_FORMATS:
         return FlowFile((path,), SUFFIX_FORMATS[suffix], path.relative_to(root).with_suffix('').as_posix())
@@ -91,13 +96,28 @@ def _as_flow_file(path: Path, root: Path) -> FlowFile | None:
     return FlowFile(paths, 'jpg', path.relative_to(root).with_name(name).as_posix())
 
 
+def is_kitti_flow(path: str | os.PathLike) -> bool:
+    """Tell whether a file is a png of flow as KITTI keeps it: 16-bit RGB with blue 0 or 1."""
+    if _png_kind(Path(path)) != _KITTI_KIND:
+        return False
+    image = cv2.imread(os.fspath(path), cv2.IMREAD_UNCHANGED)
+    return image is not None and image.ndim == 3 and bool((image[..., 0] <= 1).all())
+
+
 def _is_frame(path: Path) -> bool:
     """Tell whether a png is an ordinary picture. A png too broken to tell is not: its reader will say so."""
+    return _png_kind(path) not in (None, _KITTI_KIND)
+
+
+def _png_kind(path: Path) -> tuple[int, int] | None:
+    """Bits and colour type that the header of a png tells; None if it is no png or too broken."""
     if path.suffix.lower() != '.png':
-        return False
+        return None
     try:
         with open(path, 'rb') as file:
             head = file.read(26)
     except OSError:
-        return False
-    return len(head) == 26 and head[:8] == SIGNATURE and struct.unpack('>BB', head[24:]) != (16, 2)
+        return None
+    if len(head) < 26 or head[:8] != SIGNATURE:
+        return None
+    return struct.unpack('>BB', head[24:])

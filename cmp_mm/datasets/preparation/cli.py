@@ -115,7 +115,8 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         '--overwrite',
         action='store_true',
-        help='DIR was prepared with other settings: prepare it again with these',
+        help='DIR was prepared with other settings: prepare it again with these. What these settings made '
+        'already stays; delete DIR to begin anew',
     )
     add(
         '--stall-seconds',
@@ -161,7 +162,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         why = 'not among SRC' if sources else 'of other settings'
         print(f'  {summary["other_videos"]} videos in {out} are {why} and were left out')
     if not summary['pairs']['total']:
-        _say('error: no pair is left; see what was left out, --cut-threshold and --min-motion')
+        skipped = summary['videos']['skipped']
+        hint = '' if skipped == summary['videos']['total'] else ', --cut-threshold and --min-motion'
+        _say(f'error: no pair is left; see what was left out{hint}')
         return errors.EXIT_SKIPPED
     videos = summary['videos']
     if videos['damaged'] or videos['skipped']:

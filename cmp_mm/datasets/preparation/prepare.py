@@ -116,6 +116,16 @@ def _split_options(options: dict[str, Any]) -> tuple[PairSettings, MergeSettings
 
 
 def _check_sources(found: Sequence[Source], settings: PairSettings) -> None:
+    if settings.flow_root is not None:
+        users: dict[str, Source] = {}
+        for source in found:
+            other = users.setdefault(source.relative, source)
+            if other is not source:
+                raise PrepareError(
+                    f'{other.path} and {source.path} would both get the precomputed flow in '
+                    f'{os.path.join(settings.flow_root, source.relative)}; give the folder above them as SRC '
+                    'and flow in folders of the same names'
+                )
     if settings.fps is None or settings.folder_fps is not None:
         return
     for source in found:
@@ -133,7 +143,7 @@ def _prepare_share(
     with writing(store.out):
         for source in mine:
             try:
-                fingerprint = source.fingerprint()
+                fingerprint = source.fingerprint(store.settings.flow_root)
             except OSError:
                 # Its worker will say what is wrong with it.
                 sizes[source.name] = 0
@@ -156,7 +166,7 @@ def _prepare_share(
 
     def hear(source: Source, message: dict[str, Any]) -> None:
         if message['kind'] == 'died' and not message['attempts_left']:
-            skip_video(source, store, message['reason'], _fingerprint(source), retry=True)
+            skip_video(source, store, message['reason'], _fingerprint(source, store), retry=True)
         bar.hear(source, message)
 
     try:
@@ -173,9 +183,9 @@ def _prepare_share(
         bar.close()
 
 
-def _fingerprint(source: Source) -> dict[str, Any]:
+def _fingerprint(source: Source, store: Store) -> dict[str, Any]:
     try:
-        return source.fingerprint()
+        return source.fingerprint(store.settings.flow_root)
     except OSError:
         return {}
 

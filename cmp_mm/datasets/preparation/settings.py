@@ -64,6 +64,12 @@ class PairSettings:
             _require(value == 0 or _positive(value), name.replace('_', ' '), value, '0 (off) or more')
         _require(1 <= self.quality <= 100, 'JPEG quality', self.quality, '1 to 100')
 
+    @property
+    def flow_root(self) -> str | None:
+        """The folder of precomputed flow, where that is the estimator."""
+        root = self.estimator_options.get('root') if self.estimator == 'precomputed' else None
+        return root if isinstance(root, str) else None  # a wrong one is the estimator's to refuse
+
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values, in a fixed order, with the version of the layout."""
         return {'layout_version': LAYOUT_VERSION, **asdict(self)}

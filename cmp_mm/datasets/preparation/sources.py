@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cmp_mm.flow.listing import as_flow_file, is_kitti_flow
+
 from .errors import PrepareError
 
 VIDEO_SUFFIXES = (
@@ -39,17 +41,21 @@ class Source:
     relative: str
     name: str = ''
 
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self, flow_root: str | os.PathLike | None = None) -> dict[str, Any]:
         """Return what tells an unchanged source from a changed one: sizes and times of change.
 
         The path is not part of it, so a moved source is still the same.
 
+        Args:
+            flow_root: folder of precomputed flow, if there is one; the source's part of it counts as well.
+
         Raises:
             OSError: the source is gone or cannot be looked at.
         """
+        flow = {} if flow_root is None else {'flow': _flow_state(Path(flow_root, self.relative))}
         if self.kind == 'video':
             status = os.stat(self.path)
-            return {'label': self.label, 'bytes': status.st_size, 'changed_ns': status.st_mtime_ns}
+            return {'label': self.label, 'bytes': status.st_size, 'changed_ns': status.st_mtime_ns, **flow}
         paths = list_frames(self.path)
         statuses = [os.stat(path) for path in paths]
         names = '\n'.join(os.path.basename(path) for path in paths)
@@ -58,6 +64,7 @@ class Source:
             'frames': hashlib.sha256(names.encode('utf-8', 'surrogateescape')).hexdigest()[:16],
             'bytes': sum(status.st_size for status in statuses),
             'changed_ns': max((status.st_mtime_ns for status in statuses), default=0),
+            **flow,
         }
 
 
@@ -68,18 +75,17 @@ def natural_key(name: str) -> tuple:
 
 
 def list_frames(folder: str) -> list[str]:
-    """Return the paths of a folder's images in natural order."""
-    names = [
-        entry.name for entry in os.scandir(folder) if _is_image(entry.name) and not entry.name.startswith('.')
-    ]
-    return [os.path.join(folder, name) for name in sorted(names, key=natural_key)]
+    """Return the paths of a folder's images in natural order; flow kept as pictures is none of them."""
+    names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith('.')]
+    return [os.path.join(folder, name) for name in sorted(_frames_among(names), key=natural_key)]
 
 
 def find_sources(paths: Iterable[str | os.PathLike], out: str | os.PathLike | None = None) -> list[Source]:
     """Find the videos in any mix of video files, folders of them and folders of ordered frames.
 
     Hidden entries are left out, and so is the output folder where it lies inside a source. Images named as
-    the videos they lie beside, and a lone one beside or above videos, are taken for pictures of those.
+    the videos they lie beside, and a lone one beside or above videos, are taken for pictures of those. Flow
+    kept as pictures, both files of a jpg pair or a folder of KITTI's png, is no video.
 
     Args:
         paths: files and folders.
@@ -128,8 +134,9 @@ def _search(path: str, excluded: str | None) -> Iterable[Source]:
         relative = '' if folder == path else Path(folder).relative_to(path).as_posix()
         videos = [name for name in visible if Path(name).suffix.lower() in VIDEO_SUFFIXES]
         pictured = {Path(name).stem for name in videos}
-        images = sum(_is_image(name) and Path(name).stem not in pictured for name in visible)
-        if images > 1 or (images == 1 and not videos and not folders):
+        images = [name for name in _frames_among(visible) if Path(name).stem not in pictured]
+        several = len(images) > 1 or (images and not videos and not folders)
+        if several and not is_kitti_flow(os.path.join(folder, images[0])):
             label = relative or os.path.basename(os.path.abspath(path)) or 'frames'
             yield Source(folder, 'frames', label, relative)
         for name in videos:
@@ -161,6 +168,31 @@ def _clean(label: str) -> str:
         digest = hashlib.sha256(os.fsencode(label)).hexdigest()[:8]
         name = name.encode('utf-8', 'replace')[: MAX_NAME - 9].decode('utf-8', 'ignore') + f'-{digest}'
     return name
+
+
+def _frames_among(names: Sequence[str]) -> list[str]:
+    """The images among a folder's files, without those that are one half of the flow of a jpg pair."""
+    files = {Path(name) for name in names}
+    images = []
+    for name in filter(_is_image, names):
+        flow = as_flow_file(Path(name), Path())
+        if flow is None or flow.fmt != 'jpg' or not files.issuperset(flow.paths):
+            images.append(name)
+    return images
+
+
+def _flow_state(folder: Path) -> str:
+    """What tells a folder of flow from the same with other files in it; '' where it is not there."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return ''
+    digest = hashlib.sha256()
+    for entry in entries:
+        if entry.is_file():
+            status = entry.stat()
+            digest.update(os.fsencode(f'{entry.name}\n{status.st_size} {status.st_mtime_ns}\n'))
+    return digest.hexdigest()[:16]
 
 
 def _is_image(name: str) -> bool:

@@ -59,7 +59,7 @@ def prepare_video(
     fingerprint: dict[str, Any] = {}
     try:
         try:
-            fingerprint = source.fingerprint()
+            fingerprint = source.fingerprint(store.settings.flow_root)
         except OSError as error:
             raise SourceError(f'cannot be read ({error.strerror or error})') from None
         with writing(store.out):
@@ -68,7 +68,7 @@ def prepare_video(
             record = _Run(source, store, estimators, journal, report).run()
         finally:
             journal.close()
-        _check_unchanged(source, fingerprint)
+        _check_unchanged(source, fingerprint, store.settings.flow_root)
     except SourceError as error:
         return skip_video(source, store, str(error), fingerprint, retry=error.passing, keep=error.passing)
     record = {'fingerprint': fingerprint, **record}
@@ -120,9 +120,9 @@ def _identity(source: Source) -> dict[str, str]:
     return {'video': source.name, 'label': source.label, 'source': source.path}
 
 
-def _check_unchanged(source: Source, fingerprint: dict[str, Any]) -> None:
+def _check_unchanged(source: Source, fingerprint: dict[str, Any], flow_root: str | None) -> None:
     try:
-        same = source.fingerprint() == fingerprint
+        same = source.fingerprint(flow_root) == fingerprint
     except OSError:
         same = False
     if not same:
@@ -159,6 +159,7 @@ class _Run:
         self._rows: list[list] = []
         self._rejected: Counter[str] = Counter()
         self._last_stored = -1
+        self._without_flow: str | None = None  # why, of the first such pair
 
     def run(self) -> dict[str, Any]:
         writers = 1 + self._threads // FLOW_THREADS_PER_WRITER
@@ -213,7 +214,8 @@ class _Run:
         estimator = self._estimators.get()
         try:
             flow = estimator.for_pair(pair.first.image, pair.second.image, *names)
-        except (FileNotFoundError, FlowFormatError):
+        except (FileNotFoundError, FlowFormatError) as error:
+            self._without_flow = self._without_flow or str(error)
             return None, None, 'no_flow'
         finally:
             self._estimators.put(estimator)
@@ -285,7 +287,8 @@ class _Run:
             sizes = ', '.join(f'{width} x {height} ({n})' for (height, width), n in self._sizes.items())
             problems.append(f'frames of {len(self._sizes)} sizes: {sizes}')
         if self._rejected['no_flow']:
-            problems.append(f'no usable flow for {self._rejected["no_flow"]} pairs')
+            why = f' ({self._without_flow})' if self._without_flow else ''
+            problems.append(f'no usable flow for {self._rejected["no_flow"]} pairs{why}')
         reason = '; '.join(problems)
         if problems and not self._rows:
             raise SourceError(reason, self._reader.passing)

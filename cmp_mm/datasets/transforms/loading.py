@@ -13,7 +13,7 @@ from cmp_mm.registry import TRANSFORMS
 
 @TRANSFORMS.register_module()
 class LoadImage(BaseTransform):
-    """Read ``img_path``, a JPEG or PNG, by OpenCV.
+    """Read ``img_path``, a JPEG, PNG or PPM (P6), by OpenCV.
 
     Sets ``img`` (H, W, 3) uint8 BGR, ``ori_shape`` and ``img_shape`` (H, W). The orientation tag of a camera
     is not applied, as it was not when the flow was computed. Uses the sample's ``backend_args`` and

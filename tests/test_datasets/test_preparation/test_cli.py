@@ -99,7 +99,9 @@ def test_a_folder_named_by_a_number_is_a_folder(tmp_path, videos, monkeypatch, c
     Path('2024').mkdir()
     options = ['--estimator', 'precomputed', '--estimator-options', 'root=2024']
     assert run(videos, '--out', 'out', *options) == 1
-    assert 'no usable flow for 5 pairs' in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "no usable flow for 5 pairs (no precomputed flow of frame 'jump/" in out
+    assert err.splitlines()[-1] == 'error: no pair is left; see what was left out'
     assert run(videos, '--out', 'out2', *options, 'fmt=7') == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith('error: ') and 'flow format 7 is unknown' in error

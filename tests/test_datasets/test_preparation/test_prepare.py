@@ -19,7 +19,7 @@ from cmp_mm.datasets.preparation import frames as reading
 from cmp_mm.datasets.preparation.pool import WorkerPool
 from cmp_mm.datasets.preparation.store import Store
 from cmp_mm.datasets.preparation.video import prepare_video
-from cmp_mm.flow import build_flow_estimator, read_flow
+from cmp_mm.flow import build_flow_estimator, read_flow, write_flow
 
 ROOT = str(Path(cmp_mm.__file__).parents[1])
 OPTIONS = {'short_side': 64, 'progress': False}
@@ -128,10 +128,32 @@ def test_precomputed_flow_is_taken_by_name(tmp_path, videos):
     options = {'estimator': 'precomputed', 'estimator_options': {'root': str(flow)}, 'flow_format': 'flo'}
     summary = prepare([videos / 'walk.mp4'], second, workers=1, **options, **OPTIONS)
     assert summary['pairs']['total'] == 4 and summary['rejected']['no_flow'] == 1
-    assert summary['problems'][0]['reason'] == 'no usable flow for 1 pairs'
+    reason = summary['problems'][0]['reason']
+    assert reason.startswith('no usable flow for 1 pairs (no precomputed flow of frame ')
     for index in (0, 1, 3, 4):
         name = f'flow/walk/{index:06d}.flo'
         assert (first / name).read_bytes() == (second / name).read_bytes()
+    # What was missing has come, and one was corrected: that alone makes the video a changed one.
+    stored = second / 'flow' / 'walk' / '000000.flo'
+    before = stored.stat().st_mtime_ns
+    prepare([videos / 'walk.mp4'], second, workers=1, **options, **OPTIONS)
+    assert stored.stat().st_mtime_ns == before
+    (flow / 'walk' / '000002.flo').write_bytes((flow / 'walk' / '000001.flo').read_bytes())
+    write_flow(2 * read_flow(flow / 'walk' / '000003.flo')[0], flow / 'walk' / '000003.flo')
+    summary = prepare([videos / 'walk.mp4'], second, workers=1, **options, **OPTIONS)
+    assert summary['pairs']['total'] == 5 and not summary['problems']
+    for index in range(5):
+        name = f'flow/walk/{index:06d}.flo'
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+def test_two_videos_never_get_the_same_precomputed_flow(tmp_path, videos, moving_frames, write_folder):
+    write_folder(tmp_path / 'other', moving_frames(6))
+    options = {'estimator': 'precomputed', 'estimator_options': {'root': str(tmp_path)}}
+    message = 'jump and .*other would both get the precomputed flow in'
+    with pytest.raises(PrepareError, match=message):
+        prepare([tmp_path / 'other', videos / 'jump'], tmp_path / 'out', workers=1, **options, **OPTIONS)
+    assert not (tmp_path / 'out').exists()
 
 
 def test_a_worker_that_dies_costs_its_video_only(tmp_path, videos, moving_frames, write_folder, inject):

@@ -1,6 +1,8 @@
 import os
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from cmp_mm.datasets.preparation.errors import PrepareError
@@ -55,6 +57,36 @@ def test_pictures_of_videos_are_no_frames(tmp_path):
     for number in (1, 2):
         touch(tmp_path / 'set' / 'clips' / f'{number}.jpg')
     assert ('clips', 'frames') in [(source.label, source.kind) for source in find_sources([tmp_path / 'set'])]
+
+
+def test_flow_kept_as_pictures_is_no_video(tmp_path):
+    # denseflow's folder, and one that mirrors its frames.
+    for number in (1, 2, 3):
+        touch(tmp_path / 'dense' / f'img_{number:05d}.jpg')
+    for axis in 'xy':
+        for number in (1, 2):
+            touch(tmp_path / 'dense' / f'flow_{axis}_{number:05d}.jpg')
+            touch(tmp_path / 'mirror' / f'{number}_{axis}.jpg')
+    # Only one file of what would be a pair: a frame.
+    for name in ('map_x.jpg', 'map_z.jpg', 'flow_x_7.jpg'):
+        touch(tmp_path / 'named' / name)
+    generator = np.random.default_rng(0)
+    for folder in ('image_2', 'flow_occ', 'deep'):
+        (tmp_path / 'kitti' / folder).mkdir(parents=True)
+        for number in (0, 1):
+            path = str(tmp_path / 'kitti' / folder / f'{number:06d}_10.png')
+            image = generator.integers(0, 2**16, (6, 8, 3)).astype(np.uint16)
+            if folder == 'flow_occ':
+                image[..., 0] %= 2
+            cv2.imwrite(path, (image >> 8).astype(np.uint8) if folder == 'image_2' else image)
+    found = {source.label: source.path for source in find_sources([tmp_path])}
+    assert sorted(found) == ['dense', 'kitti/deep', 'kitti/image_2', 'named']
+    assert [os.path.basename(path) for path in list_frames(found['dense'])] == [
+        'img_00001.jpg',
+        'img_00002.jpg',
+        'img_00003.jpg',
+    ]
+    assert len(list_frames(found['named'])) == 3
 
 
 def test_the_output_folder_and_repeated_sources_are_not_searched(tmp_path):

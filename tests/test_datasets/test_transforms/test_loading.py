@@ -27,6 +27,13 @@ def test_image_is_bgr_uint8(tmp_path, image):
     assert np.abs(load(tmp_path / 'a.jpg')['img'].astype(int) - image).mean() < 5
 
 
+@pytest.mark.parametrize('between', [b'\n', b' ', b'\n# 1 2 3\n# another\n'])
+def test_ppm_of_flying_chairs_is_read(tmp_path, image, between):
+    head = b'P6' + between + b'70' + between + b'50' + between + b'255\n'
+    (tmp_path / 'a.ppm').write_bytes(head + image[..., ::-1].tobytes())
+    assert np.array_equal(load(tmp_path / 'a.ppm')['img'], image)
+
+
 def test_grey_image_gets_three_channels(tmp_path, image):
     cv2.imwrite(str(tmp_path / 'a.jpg'), image[..., 0])
     assert load(tmp_path / 'a.jpg')['img'].shape == (50, 70, 3)
@@ -42,26 +49,34 @@ def test_camera_orientation_is_not_applied(tmp_path, image):
 
 
 def bad_images(image):
-    jpg, png = (cv2.imencode(suffix, image)[1].tobytes() for suffix in ('.jpg', '.png'))
+    jpg, png, ppm = (cv2.imencode(suffix, image)[1].tobytes() for suffix in ('.jpg', '.png', '.ppm'))
     huge_jpg = bytearray(jpg)
     frame = jpg.index(b'\xff\xc0')
     huge_jpg[frame + 5 : frame + 9] = b'\xff\xdc\xff\xdc'
     huge_png = bytearray(png)
     huge_png[16:24] = (40000).to_bytes(4, 'big') * 2
     return dict(
-        empty=(b'', 'expected a JPEG or PNG'),
-        text=(b'hello', 'expected a JPEG or PNG'),
+        empty=(b'', 'expected a JPEG, PNG or PPM'),
+        text=(b'hello', 'expected a JPEG, PNG or PPM'),
         cut_jpg=(jpg[: len(jpg) // 2], 'cut short'),
         cut_png=(png[: len(png) // 2], 'cut short'),
         huge_jpg=(bytes(huge_jpg), '65500 x 65500'),
         huge_png=(bytes(huge_png), '40000 x 40000'),
         no_frame=(jpg[:20] + jpg[-2:], 'frame header'),
+        cut_ppm=(ppm[:-1], 'cut short'),
+        deep_ppm=(ppm.replace(b'255', b'999', 1), 'values up to 999'),
+        headless_ppm=(b'P6\n# 70 50', 'no header'),
+        huge_ppm=(ppm.replace(b'70 50', b'70000 50000', 1), 'cut short'),
         scans=(jpg[:-2] + b'\xff\xda' * 200 + jpg[-2:], 'more than 100 scans'),
     )
 
 
 @pytest.mark.parametrize(
-    'case', ['empty', 'text', 'cut_jpg', 'cut_png', 'huge_jpg', 'huge_png', 'no_frame', 'scans']
+    'case',
+    [
+        *('empty', 'text', 'cut_jpg', 'cut_png', 'huge_jpg', 'huge_png', 'no_frame', 'scans'),
+        *('cut_ppm', 'deep_ppm', 'headless_ppm', 'huge_ppm'),
+    ],
 )
 def test_what_is_not_a_whole_image_is_a_bad_sample(tmp_path, image, case):
     content, message = bad_images(image)[case]
