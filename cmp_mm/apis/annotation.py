@@ -26,7 +26,8 @@ class PointMask:
     Attributes:
         mask: (H, W) bool.
         score: (H, W) float32 in 0..1; the mask is where it exceeds the threshold. 0 outside the box.
-        flows: (4, h, w, 2) float32, the flow for each of `DIRECTIONS`, pixels; of the box only.
+        flows: (4, h, w, 2) float32, the flow for each of `DIRECTIONS`, in pixels of the working size; of the
+            box only.
         box: (top, left, bottom, right) that was looked at; the whole image unless zoomed.
     """
 
@@ -42,7 +43,8 @@ class PointAnnotator:
     Args:
         inferencer: the network.
         image: see `CMPInferencer.encode`; it is encoded once.
-        velocity: pixels the positive points are pulled by, in each of four directions.
+        velocity: pixels of the working size that the positive points are pulled by, in each of four
+            directions.
         threshold: share of the strongest response above which a pixel belongs to the object.
         method: 'reference': mean of |flow| over the four flows and both channels, divided by its maximum.
             'aligned': mean of the flow along the pull, divided by its mean at the positive points; then only
@@ -55,7 +57,8 @@ class PointAnnotator:
         encoded: the image as ``inferencer`` has encoded it already; None encodes it.
 
     Raises:
-        InputError: an option or the image cannot be used.
+        InputError: an option or the image cannot be used, the inferencer takes no pictures (normalization
+            'none'), or ``encoded`` is of another size than the image.
     """
 
     def __init__(
@@ -89,7 +92,15 @@ class PointAnnotator:
         self.image = to_rgb_array(image, color_order, value_range)
         self.velocity, self.threshold, self.method = velocity, threshold, method
         self.zoom_factor, self.crop_size = zoom_factor, crop_size
-        self._encoded = encoded or inferencer.encode(self.image, color_order='rgb')
+        if encoded is None:
+            inferencer.check_takes_pictures()
+            encoded = inferencer.encode(self.image, color_order='rgb')
+        if encoded.size != self.image.shape[:2]:
+            raise InputError(
+                f'the encoded image has {encoded.size[1]} x {encoded.size[0]} pixels, the image '
+                f'{self.image.shape[1]} x {self.image.shape[0]}; expected one image'
+            )
+        self._encoded = encoded
 
     def mask(self, positive: Any, static: Any = ()) -> PointMask:
         """Segment what moves along with the positive points.

@@ -148,7 +148,8 @@ def raise_or_warn(largest: float, limit: float | None, out_of_range: str) -> Non
     if limit is None or largest <= limit:
         return
     message = (
-        f'an arrow has a component of {largest:.4g} px, the network expresses up to {limit:g} px; use '
+        f'an arrow has a component of {largest:.4g} px at the working size, the network expresses up to '
+        f'{limit:g} px there; use '
         "out_of_range='rescale' or 'clip', or a smaller working_size"
     )
     if out_of_range == 'error':
@@ -228,10 +229,13 @@ def _split(arrows: Any) -> list[Any]:
     if isinstance(first, (Tensor, np.ndarray)):
         several = first.ndim == 2
     else:
-        several = isinstance(first, Sequence) and (
-            len(first) == 0 or isinstance(first[0], (Sequence, np.ndarray, Tensor))
-        )
+        several = isinstance(first, Sequence) and (len(first) == 0 or _is_row(first[0]))
     return list(arrows) if several else [arrows]
+
+
+def _is_row(value: Any) -> bool:
+    """Whether it is several numbers, where a number may be an array or a tensor of no dimension."""
+    return isinstance(value, Sequence) or (isinstance(value, (np.ndarray, Tensor)) and value.ndim > 0)
 
 
 def _check_set(arrows: Any, size: tuple[int, int], where: str) -> Tensor:
@@ -262,12 +266,23 @@ def _check_finite(rows: Tensor, where: str) -> None:
         raise InputError(f'arrow {i}{where} is {rows[i].tolist()}; expected finite numbers')
 
 
+def _holds_tensor(row: Any) -> bool:
+    return isinstance(row, Tensor) or (isinstance(row, Sequence) and any(isinstance(n, Tensor) for n in row))
+
+
+def _to_row(row: Any) -> Tensor:
+    """One row as float32; tensors, also those of one number each, keep their gradient."""
+    if isinstance(row, Sequence) and _holds_tensor(row):
+        row = torch.stack([torch.as_tensor(number, dtype=torch.float32) for number in row])
+    return torch.as_tensor(row, dtype=torch.float32)
+
+
 def _to_tensor(values: Any, name: str, expected: str) -> Tensor:
     if isinstance(values, Tensor) and not values.is_complex():
         return values.float()
-    if isinstance(values, Sequence) and any(isinstance(row, Tensor) for row in values):
+    if isinstance(values, Sequence) and any(_holds_tensor(row) for row in values):
         try:
-            return torch.stack([torch.as_tensor(row, dtype=torch.float32) for row in values])
+            return torch.stack([_to_row(row) for row in values])
         except (TypeError, ValueError, RuntimeError):
             raise InputError(
                 f'{name} are rows of different lengths or no numbers; expected {expected}'

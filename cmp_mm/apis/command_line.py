@@ -25,7 +25,7 @@ _MAX_JSON_BYTES = 2**26
 def add_network_options(parser: argparse.ArgumentParser) -> None:
     """Options that :func:`build_inferencer` reads."""
     group = parser.add_argument_group('network')
-    group.add_argument('--config', help='name or path of the config; none for a reference checkpoint')
+    group.add_argument('--config', help='name or path of the config, where the checkpoint does not tell it')
     group.add_argument('--checkpoint', help=f'weights, own or of the reference; {HOW_TO_GET_WEIGHTS}')
     group.add_argument('--device', help='such as cuda:1 (default: the first accelerator, else the CPU)')
     group.add_argument(

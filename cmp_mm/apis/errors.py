@@ -1,5 +1,7 @@
 """The error of everything that a user of the APIs hands in."""
 
+from numbers import Integral
+
 
 class InputError(ValueError):
     """An image, arrow, option or model name that cannot be used; the message is one sentence."""
@@ -9,3 +11,10 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise InputError unless ``value`` is one of ``choices``."""
     if value not in choices:
         raise InputError(f'{name} is {value!r}; expected one of {", ".join(map(repr, choices))}')
+
+
+def check_count(name: str, value: object, least: int) -> int:
+    """A whole number of at least ``least``, of Python or NumPy, as an int; else raise InputError."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise InputError(f'{name} is {value!r}; expected a whole number of at least {least}')
+    return int(value)

@@ -12,7 +12,7 @@ from torch import Tensor
 from cmp_mm.flow import backward_warp, forward_splat
 
 from .arrows import parse_arrows, trajectories_to_arrows
-from .errors import InputError, check_choice
+from .errors import InputError, check_choice, check_count
 from .images import ImageLike, to_rgb_array
 from .inferencer import CMPInferencer
 
@@ -56,8 +56,9 @@ def animate(
         (H, W, 3) uint8 RGB frames, the image itself first.
 
     Raises:
-        InputError: wrong input; raised before the first frame. Only vectors beyond the codec, where they are
-            an error, are found after it.
+        InputError: wrong input, a network without guidance, or an inferencer with normalization 'none', which
+            takes no pictures; raised before the first frame. Only vectors beyond the codec, and arrows that
+            meet on their way, are found after it where they are an error.
     """
     check_choice('motion', motion, MOTIONS)
     check_choice('fill', fill, HOLE_FILLINGS)
@@ -69,12 +70,13 @@ def animate(
         parse_arrows(sets, picture.shape[:2])
         if len(sets) < 2:
             raise InputError('trajectories have one position each; expected at least 2, one per frame')
+        inferencer.check_arrows(picture.shape[:2], sets[1])  # all begin where these do
         return _along_trajectories(inferencer, picture, sets[1:], fill)
-    if isinstance(num_frames, bool) or not isinstance(num_frames, int) or num_frames < 2:
-        raise InputError(f'num_frames is {num_frames!r}; expected a whole number of at least 2')
+    num_frames = check_count('num_frames', num_frames, 2)
     (one, *others) = parse_arrows(arrows, picture.shape[:2])
     if others:
         raise InputError(f'{1 + len(others)} sets of arrows were given; an animation takes one')
+    inferencer.check_arrows(picture.shape[:2], one)
     if motion == 'stepwise':
         return _stepwise(inferencer, picture, one, num_frames, fill)
     return _straight(inferencer, picture, one, num_frames, fill)
@@ -120,7 +122,7 @@ def fill_holes(image: np.ndarray, hole: np.ndarray, fill: str = 'nearest') -> np
 def _straight(
     inferencer: CMPInferencer, picture: np.ndarray, arrows: Tensor, num_frames: int, fill: str
 ) -> Iterator[np.ndarray]:
-    yield picture
+    yield picture.copy()  # a frame is the caller's, to draw on
     flow = inferencer.propagate(picture, arrows, color_order='rgb')[0]
     for k in range(1, num_frames):
         yield splat_frame(picture, flow * (k / (num_frames - 1)), fill)
@@ -129,7 +131,7 @@ def _straight(
 def _along_trajectories(
     inferencer: CMPInferencer, picture: np.ndarray, sets: list[Tensor], fill: str
 ) -> Iterator[np.ndarray]:
-    yield picture
+    yield picture.copy()
     encoded = inferencer.encode(picture, color_order='rgb')
     for one in sets:
         yield splat_frame(picture, inferencer.propagate(encoded, one)[0], fill)
@@ -138,7 +140,7 @@ def _along_trajectories(
 def _stepwise(
     inferencer: CMPInferencer, picture: np.ndarray, arrows: Tensor, num_frames: int, fill: str
 ) -> Iterator[np.ndarray]:
-    yield picture
+    yield picture.copy()
     height, width = picture.shape[:2]
     arrows = arrows.clone()
     arrows[:, 2:] /= num_frames - 1
@@ -154,4 +156,4 @@ def _stepwise(
             total = flow if total is None else total + backward_warp(flow, total)[0]
             frame = splat_frame(picture, total[0], fill)
         arrows[:, :2] += arrows[:, 2:]
-        yield frame
+        yield frame.copy()

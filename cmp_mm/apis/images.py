@@ -132,8 +132,9 @@ def to_rgb_tensor(
     """Bring an image to (3, H, W) float32 RGB in 0..255.
 
     Args:
-        image: path; PIL image; array (H, W, 3), (H, W, 1) or (H, W); tensor (3, H, W), (1, H, W), (H, W) or
-            (1, 3, H, W), which keeps its device and its gradient.
+        image: path; PIL image, taken as its pixels lie, where a file is turned upright as its EXIF says;
+            array (H, W, 3), (H, W, 1) or (H, W); tensor (3, H, W), (1, H, W), (H, W) or (1, 3, H, W), which
+            keeps its device and its gradient.
         color_order: 'rgb' or 'bgr'; needed for arrays and tensors of three channels, which do not tell.
         value_range: (low, high), the values of black and white. uint8 is (0, 255); everything else must
             state it, such as (0, 1) or (-1, 1).
@@ -144,8 +145,8 @@ def to_rgb_tensor(
     if color_order is not None:
         check_choice('color_order', color_order, COLOR_ORDERS)
     if isinstance(image, (str, os.PathLike)):
-        if value_range is not None and tuple(value_range) != (0, 255):
-            raise InputError(f'value_range is {tuple(value_range)}; the values of an image file are 0 to 255')
+        if value_range is not None and _limits(value_range) != (0, 255):
+            raise InputError(f'value_range is {value_range!r}; the values of an image file are 0 to 255')
         image, color_order = read_image(image), 'rgb'
     elif isinstance(image, Image.Image):
         image, color_order = np.array(_to_eight_bits(image)), 'rgb'
@@ -212,6 +213,14 @@ def _to_planes(image: Any) -> Tensor:
     return planes
 
 
+def _limits(value_range: Sequence[float]) -> tuple[float, float]:
+    try:
+        low, high = (float(value) for value in value_range)
+    except (TypeError, ValueError):
+        raise InputError(f'value_range is {value_range!r}; expected (low, high)') from None
+    return low, high
+
+
 def _scale(planes: Tensor, value_range: Sequence[float] | None) -> Tensor:
     eight_bits = planes.dtype == torch.uint8
     if value_range is None:
@@ -220,10 +229,7 @@ def _scale(planes: Tensor, value_range: Sequence[float] | None) -> Tensor:
                 f'the image is of type {planes.dtype}; state its value_range, such as (0, 1) or (0, 255)'
             )
         return planes.float()
-    try:
-        low, high = (float(value) for value in value_range)
-    except (TypeError, ValueError):
-        raise InputError(f'value_range is {value_range!r}; expected (low, high)') from None
+    low, high = _limits(value_range)
     if not -np.inf < low < high < np.inf:
         raise InputError(f'value_range is {value_range!r}; expected two finite numbers, low below high')
     if eight_bits and (low, high) != (0, 255):

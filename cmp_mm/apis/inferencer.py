@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,8 @@ from .arrows import (
     raise_or_warn,
     to_working_size,
 )
-from .errors import InputError, check_choice
-from .images import ImageLike, to_rgb_tensor
+from .errors import InputError, check_choice, check_count
+from .images import COLOR_ORDERS, ImageLike, to_rgb_tensor
 from .loading import load_network
 
 NORMALIZATIONS = ('reference', 'minus_one_to_one', 'none')
@@ -40,11 +41,13 @@ class EncodedImage:
         features: feature maps, as `CMP.encode_image` gives them.
         size: (height, width) of the image; arrows and flow are in its pixels.
         working_size: (height, width) the network sees, before padding.
+        model: the network that encoded it.
     """
 
     features: tuple[Tensor, ...]
     size: tuple[int, int]
     working_size: tuple[int, int]
+    model: CMP | None = field(default=None, repr=False, compare=False)
 
 
 class CMPInferencer:
@@ -58,7 +61,7 @@ class CMPInferencer:
 
     Args:
         model: name of a config, path of one, a Config or its ``model`` part; a built `CMP`; or None, which
-            takes the network from a checkpoint that tells it: those of the reference implementation do.
+            takes the network from a checkpoint that tells it, as ours and the reference implementation's do.
         weights: checkpoint of this project or of the reference implementation. It is read as data:
             nothing in it is executed. A built `CMP` needs none.
         device: such as 'cuda:1'; None is the first accelerator, else the CPU.
@@ -118,7 +121,9 @@ class CMPInferencer:
 
         Args:
             image: path; PIL image; array (H, W, 3) or (H, W); tensor (3, H, W), (1, 3, H, W) or (H, W); of
-                any size. It is padded at the right and bottom to the network's stride.
+                any size. A file is turned upright as its EXIF says; what is decoded already is taken as its
+                pixels lie, a PIL image too (`PIL.ImageOps.exif_transpose` turns it). It is padded at the
+                right and bottom to the network's stride.
             color_order: 'rgb' or 'bgr', to be stated for arrays and tensors of three channels.
             value_range: (low, high), the values of black and white, to be stated for all but uint8, which
                 is (0, 255). With normalization 'none' it is not used.
@@ -135,7 +140,7 @@ class CMPInferencer:
             if working != size:
                 planes = F.interpolate(planes, working, mode='bilinear', antialias=True)
             features = self.model.encode_image(pad_to(planes, self._canvas(working)))
-            return EncodedImage(tuple(features), size, working)
+            return EncodedImage(tuple(features), size, working, self.model)
 
     def propagate(
         self,
@@ -168,16 +173,17 @@ class CMPInferencer:
 
         Raises:
             InputError: no arrows, an arrow outside the image or not finite, colliding or too long ones
-                where that is an error, or a map that does not fit.
+                where that is an error, a map that does not fit, or an image that another network encoded.
         """
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise InputError(f'batch_size is {batch_size!r}; expected a whole number of at least 1')
+        batch_size = check_count('batch_size', batch_size, 1)
         if not isinstance(image, EncodedImage):
             image = self.encode(image, requires_grad=requires_grad, **image_options)
         elif image_options:
             raise InputError(f'the image is encoded already; {", ".join(image_options)} belong to encode()')
+        elif image.model is not self.model:
+            raise InputError('the image was encoded by another network; encode it with this inferencer')
         with torch.enable_grad() if requires_grad else torch.inference_mode():
-            sets = self._sets(image, arrows, guidance_map)
+            sets = self._sets(image.size, image.working_size, arrows, guidance_map)
             canvas, flows = self._canvas(image.working_size), []
             bar = tqdm(total=len(sets), desc='propagating', unit='set', disable=not progress)
             with bar:
@@ -207,7 +213,40 @@ class CMPInferencer:
             )
         return flow_to_array(flows[0])
 
+    def check_arrows(self, size: tuple[int, int], arrows: Tensor) -> None:
+        """Refuse without running the network what :meth:`propagate` of a picture would, but for long vectors.
+
+        Args:
+            size: (height, width) of the picture, uint8.
+            arrows: (P, 4), one set of `cmp_mm.apis.parse_arrows`.
+
+        Raises:
+            InputError: the network knows no guidance, pictures are not what it is fed with (normalization
+                'none'), or arrows meet where that is an error.
+        """
+        self._check_guided()
+        self.check_takes_pictures()
+        working = _resolve_working_size(self.working_size, size)
+        draw_guidance(to_working_size(arrows, size, working), self._canvas(working), self.collisions)
+
+    def check_takes_pictures(self) -> None:
+        """Raise InputError where images are passed to the network as they come: a picture is 0 to 255."""
+        if self.normalization == 'none':
+            raise InputError(
+                "normalization is 'none', which passes images on as they come; a picture needs another, "
+                "'reference' or 'minus_one_to_one'"
+            )
+
+    def _check_guided(self) -> None:
+        if not self.model.use_guidance:
+            raise InputError(
+                'the network was trained without guidance (use_guidance=False), arrows mean nothing to it; '
+                'use a config that propagates motion'
+            )
+
     def _normalized(self, image: ImageLike, color_order: str | None, value_range: Any) -> Tensor:
+        if color_order is not None:
+            check_choice('color_order', color_order, COLOR_ORDERS)
         if self.normalization == 'none':
             if not (isinstance(image, Tensor) and image.is_floating_point()):
                 raise InputError(
@@ -220,6 +259,8 @@ class CMPInferencer:
                     f'the image has shape {tuple(image.shape)}; expected (3, H, W) or (1, 3, H, W)'
                 )
             planes = planes.to(self.device, torch.float32)
+            if not planes.detach().isfinite().all():
+                raise InputError('the image holds values that are not finite')
             return planes.flip(0) if color_order == 'bgr' else planes
         planes = to_rgb_tensor(image, color_order, value_range).to(self.device)
         if self.normalization == 'minus_one_to_one':
@@ -235,23 +276,20 @@ class CMPInferencer:
         return max(size[0], least), max(size[1], least)
 
     def _sets(
-        self, image: EncodedImage, arrows: Any, guidance_map: Tensor | np.ndarray | None
+        self,
+        size: tuple[int, int],
+        working: tuple[int, int],
+        arrows: Any,
+        guidance_map: Tensor | np.ndarray | None,
     ) -> list[tuple[Tensor, float]]:
         """Sets of arrows at the working size, and the factor to multiply the flow of each by."""
-        if not self.model.use_guidance:
-            raise InputError(
-                'the network was trained without guidance (use_guidance=False), arrows mean nothing to it; '
-                'use a config that propagates motion'
-            )
+        self._check_guided()
         if (arrows is None) == (guidance_map is None):
             raise InputError('expected either arrows or a guidance_map, one of the two')
-        if arrows is not None:
-            sets = parse_arrows(arrows, image.size)
-        else:
-            sets = parse_guidance_map(guidance_map, image.size)
+        sets = parse_arrows(arrows, size) if guidance_map is None else parse_guidance_map(guidance_map, size)
         limited, largest = [], 0.0
         for one in sets:
-            one = to_working_size(one.to(self.device), image.size, image.working_size)
+            one = to_working_size(one.to(self.device), size, working)
             one, factor, longest = limit_vectors(one, self.max_vector, self.out_of_range)
             limited.append((one, factor))
             largest = max(largest, longest)
@@ -285,7 +323,7 @@ def _usable_device(device: str | torch.device) -> torch.device:
 
 def _check_working_size(size: Any) -> None:
     sides = size if isinstance(size, Sequence) and not isinstance(size, str) else (size,)
-    whole = all(isinstance(side, int) and not isinstance(side, bool) and side >= 1 for side in sides)
+    whole = all(isinstance(side, Integral) and not isinstance(side, bool) and side >= 1 for side in sides)
     if size is not None and not (whole and len(sides) in (1, 2)):
         raise InputError(
             f'working_size is {size!r}; expected pixels of the short side, (height, width), or None'
@@ -297,7 +335,7 @@ def _resolve_working_size(working: Any, size: tuple[int, int]) -> tuple[int, int
     if working is None:
         return size
     if isinstance(working, Sequence) and len(working) == 2:
-        return tuple(working)
+        return tuple(map(int, working))
     short = working[0] if isinstance(working, Sequence) else working
-    ratio = short / min(size)
+    ratio = int(short) / min(size)
     return tuple(max(1, round(side * ratio)) for side in size)

@@ -1,5 +1,6 @@
 """From a config name and a checkpoint to a network ready for use."""
 
+import copy
 import difflib
 import os
 import re
@@ -13,6 +14,7 @@ from mmengine.config import Config
 import cmp_mm
 from cmp_mm import models
 from cmp_mm.engine import CheckpointError, check_weights_fit, load_checkpoint_file, state_dict_of
+from cmp_mm.engine.export import LOADERS
 from cmp_mm.engine.run_config import load_config
 from cmp_mm.models import CMP
 from cmp_mm.models.official import OfficialFormatError, convert_official
@@ -24,6 +26,7 @@ HOW_TO_GET_WEIGHTS = (
     '`bash tools/quickstart.sh` trains a small one in minutes, `python tools/train.py CONFIG` a real one; '
     'checkpoints of the reference implementation are read too'
 )
+CHECKPOINT_SUFFIXES = ('.pth', '.pt', '.tar', '.ckpt', '.safetensors')
 _OFFICIAL_KEYS = ('image_encoder.', 'flow_encoder.', 'flow_decoder.')
 
 
@@ -93,8 +96,8 @@ def load_network(
     """Build a network and fill it; nothing in the checkpoint is executed.
 
     Args:
-        model: config name, path, Config or its ``model`` part; a built network; or None, which recognises
-            the network from a checkpoint of the reference implementation or one converted from it.
+        model: config name, path, Config or its ``model`` part; a built network; or None, which takes the
+            network from the checkpoint: ours tell it, those of the reference implementation are recognised.
         weights: own checkpoint, or one of the reference implementation, which is recognised and converted.
             None for a built network only, which is then used as it is.
 
@@ -110,6 +113,10 @@ def load_network(
             state = _read_weights(weights, model.guidance_encoder.stride)[1]
             _fill(model, state, weights)
         return model.eval()
+    if isinstance(model, (str, os.PathLike)) and Path(model).suffix in CHECKPOINT_SUFFIXES:
+        raise InputError(
+            f'{os.fspath(model)} is a checkpoint; give it as weights, and as model its config or None'
+        )
     if weights is None:
         raise InputError(f'no weights were given: name a checkpoint; {HOW_TO_GET_WEIGHTS}')
     if model is None:
@@ -161,17 +168,22 @@ def _read_weights(path: str | os.PathLike, stride: int) -> tuple[dict | None, di
 def _plain_config(config: Any) -> dict | None:
     """The network a checkpoint describes, if every part of it is one of ours.
 
-    A registry imports whatever dotted name it is given, so a type out of a file must be looked at first.
+    A registry imports whatever dotted name it is given, so a type out of a file must be looked at first. How
+    training began is left out: the weights are in the file.
     """
-    if not isinstance(config, dict) or config.get('type') != 'CMP':
+    if not isinstance(config, dict) or config.get('type') not in ('CMP', 'cmp_mm.CMP'):
         return None
+    config = copy.deepcopy(config)
+    config['type'] = 'CMP'
     allowed, stack = set(models.__all__), [config]
     while stack:
         value = stack.pop()
         if isinstance(value, dict):
+            for key in LOADERS:
+                value.pop(key, None)
             if 'type' in value and not (isinstance(value['type'], str) and value['type'] in allowed):
                 return None
-            if 'init_cfg' in value or '_scope_' in value:
+            if '_scope_' in value:
                 return None
             stack.extend(value.values())
         elif isinstance(value, (list, tuple)):

@@ -116,7 +116,7 @@ def _write_mp4(frames: Iterable[np.ndarray], path: Path, fps: float) -> int:
                 frame = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), 'edge')
                 if stream is None:
                     codec = 'libx264' if 'libx264' in av.codecs_available else 'mpeg4'
-                    stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
+                    stream = container.add_stream(codec, rate=Fraction(float(fps)).limit_denominator(1001))
                     stream.height, stream.width = frame.shape[:2]
                     stream.pix_fmt = 'yuv420p'
                     if codec == 'libx264':

@@ -22,7 +22,7 @@ from .run_config import UsageError
 PREFIX = 'backbone.'
 LAYOUTS = ('mmengine', 'torchvision', 'safetensors')
 # Entries of a config that make a module load something; an export is filled from its checkpoint.
-_LOADERS = ('init_cfg', 'pretrained')
+LOADERS = ('init_cfg', 'pretrained')
 _OUR_SCOPES = ('', 'cmp_mm', 'mmengine', 'mmcv')
 
 
@@ -153,7 +153,7 @@ def build_module(config: Mapping, trusted: bool = False) -> nn.Module:
 def _prepare(node: object, known: set[str] | None) -> None:
     """Take out what loads weights; hold every name against ``known``, if given."""
     if isinstance(node, dict):
-        for key in _LOADERS:
+        for key in LOADERS:
             node.pop(key, None)
         if known is not None and ('type' in node or '_scope_' in node):
             node.pop('_scope_', None)

@@ -67,6 +67,12 @@ class ByHand:
         size = tuple(image.shape[:2])
         return EncodedImage((torch.from_numpy(image),), size, tuple(working_size or size))
 
+    def check_arrows(self, size, arrows):
+        pass
+
+    def check_takes_pictures(self):
+        pass
+
     def propagate(self, image, arrows, **_):
         from cmp_mm.apis import EncodedImage, parse_arrows
 

@@ -120,6 +120,15 @@ def test_wrong_options_are_named(rigid, discs, option):
         PointAnnotator(rigid, discs[0], color_order='rgb', **option)
 
 
+def test_an_image_of_another_size_and_one_that_is_no_picture(make_inferencer, image):
+    inferencer = make_inferencer()
+    other = inferencer.encode(image[:, :40], color_order='rgb')
+    with pytest.raises(InputError, match='encoded image has 40 x 45 pixels, the image 61 x 45'):
+        PointAnnotator(inferencer, image, color_order='rgb', encoded=other)
+    with pytest.raises(InputError, match="normalization is 'none'"):
+        PointAnnotator(make_inferencer(normalization='none'), image, color_order='rgb')
+
+
 def test_clicks_are_added_removed_and_brought_back():
     clicks = Clicks((50, 100))
     clicks.add(10, 10, 5.0, 0.0)

@@ -61,6 +61,15 @@ def test_wrong_arrows_are_named(arrows, message):
         parse_arrows(arrows, SIZE)
 
 
+def test_numbers_may_be_tensors_each():
+    numbers = torch.tensor(ROW, requires_grad=True)
+    for arrows in ([tuple(numbers)], [list(numbers), ROW], [(numbers[0], 4, np.float32(5), -6)]):
+        sets = parse_arrows(arrows, SIZE)
+        assert len(sets) == 1 and sets[0][0].tolist() == list(ROW)
+        assert sets[0].requires_grad
+    assert len(parse_arrows([[tuple(numbers)], [tuple(numbers)]], SIZE)) == 2
+
+
 def test_map_is_the_one_of_the_guidance_room():
     sets = parse_arrows([ROW, (29.4, 19.4, 1, 2)], SIZE)
     drawn = draw_guidance(to_working_size(sets[0], SIZE, SIZE), SIZE)

@@ -1,11 +1,14 @@
+import itertools
+
 import av
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from cmp_mm.apis import InputError, animate, write_video
+from cmp_mm.apis import CMPInferencer, InputError, animate, write_video
 from cmp_mm.apis.guided_video import fill_holes
+from cmp_mm.registry import MODELS
 
 
 def shift(arrows, size):
@@ -104,6 +107,46 @@ def test_wrong_input_is_named_before_the_first_frame(by_hand, image, options, me
         animate(by_hand(shift), image, color_order='rgb', **options)
 
 
+@pytest.mark.parametrize('motion', ['straight', 'stepwise'])
+def test_what_the_network_cannot_use_is_named_before_the_first_frame(
+    make_inferencer, tiny_config, image, motion
+):
+    arrows = [(9, 9, 5, 5), (9, 9, 1, 1)]
+    built = MODELS.build({**tiny_config.model, 'use_guidance': False, '_scope_': 'cmp_mm'})
+    for inferencer, message in (
+        (make_inferencer(collisions='error'), 'arrows 0 and 1 begin at the same pixel'),
+        (make_inferencer(normalization='none'), "normalization is 'none'"),
+        (CMPInferencer(built), 'without guidance'),
+    ):
+        for options in (
+            dict(arrows=arrows, motion=motion),
+            dict(trajectories=[[(x, y), (x + u, y + v)] for x, y, u, v in arrows]),
+        ):
+            with pytest.raises(InputError, match=message):
+                animate(inferencer, image, color_order='rgb', **options)
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(arrows=[(9, 9, 5, 5)], motion='straight'),
+        dict(arrows=[(55, 9, 9, 0)], motion='stepwise'),  # it leaves: the last frames are equal
+        dict(trajectories=[[(9, 9), (10, 9), (12, 9), (14, 9)]]),
+    ],
+)
+@pytest.mark.parametrize('fill', ['nearest', 'none'])
+def test_a_frame_may_be_drawn_on(inferencer, image, options, fill):
+    frames = list(animate(inferencer, image, num_frames=4, fill=fill, color_order='rgb', **options))
+    assert not any(np.shares_memory(one, other) for one, other in itertools.combinations(frames, 2))
+    before = image.copy()
+    drawn_on = []
+    for frame in animate(inferencer, image, num_frames=4, fill=fill, color_order='rgb', **options):
+        drawn_on.append(frame.copy())
+        frame[:] = 255
+    np.testing.assert_array_equal(drawn_on, frames)
+    np.testing.assert_array_equal(image, before)
+
+
 @pytest.fixture
 def frames():
     """7 frames of odd size in which a white square moves over blue."""
@@ -124,6 +167,10 @@ def test_mp4_holds_the_frames(frames, tmp_path):
     assert len(back) == 7
     assert np.abs(np.stack(back)[:, :33, :47].astype(int) - np.stack(frames)).mean() < 8
     assert [p.name for p in tmp_path.iterdir()] == ['video.mp4']
+
+
+def test_a_rate_may_be_numpys(frames, tmp_path):
+    assert write_video(frames, tmp_path / 'a.mp4', np.float32(12.5)) == 7
 
 
 def test_gif_holds_the_frames(frames, tmp_path):

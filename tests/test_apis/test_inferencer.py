@@ -152,7 +152,7 @@ def test_vectors_beyond_the_codec(inferencer, calls, image):
         guidance = calls['guidance'][-1][0]
         return flow, guidance[:2, 20, 10].tolist(), guidance[:2, 30, 30].tolist()
 
-    with pytest.warns(UserWarning, match='100 px, the network expresses up to 50 px'):
+    with pytest.warns(UserWarning, match='100 px at the working size, .* up to 50 px there'):
         assert seen('warn')[1:] == ([100, -20], [10, 0])
     with warnings.catch_warnings():
         warnings.simplefilter('error')
@@ -212,6 +212,28 @@ def test_gradient_is_the_slope(make_inferencer, tiny_config, weights):
     torch.testing.assert_close(arrow.grad[0, 2], slope, rtol=0.05, atol=1e-3)
 
 
+def test_whole_numbers_may_be_numpys(inferencer, image):
+    wanted = inferencer.propagate(image, ARROWS, color_order='rgb', working_size=30)
+    for size in (np.int64(30), [np.int32(30)]):
+        found = inferencer.propagate(
+            image, ARROWS, batch_size=np.int64(2), color_order='rgb', working_size=size
+        )
+        torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+
+
+def test_what_is_passed_on_as_it_is_is_looked_at(make_inferencer, image):
+    inferencer = make_inferencer(normalization='none')
+    planes = torch.from_numpy(image).permute(2, 0, 1) / 255
+    rgb, bgr = (inferencer.propagate(planes, ARROWS, color_order=order) for order in ('rgb', 'bgr'))
+    assert not torch.equal(rgb, bgr)
+    for change, order, message in (
+        (planes, 'BGR', "'BGR'; expected one of 'rgb', 'bgr'"),
+        (planes * float('nan'), 'rgb', 'not finite'),
+    ):
+        with pytest.raises(InputError, match=message):
+            inferencer.propagate(change, ARROWS, color_order=order)
+
+
 def test_options_and_calls_that_make_no_sense(inferencer, make_inferencer, tiny_config, image):
     encoded = inferencer.encode(image, 'rgb')
     for call, message in (
@@ -220,7 +242,10 @@ def test_options_and_calls_that_make_no_sense(inferencer, make_inferencer, tiny_
         (lambda: inferencer.propagate(encoded, []), 'no arrows'),
         (lambda: inferencer.propagate(encoded, ARROWS, batch_size=0), 'batch_size'),
         (lambda: inferencer.propagate(encoded, ARROWS, color_order='rgb'), 'encoded already'),
+        (lambda: inferencer.propagate(encoded, ARROWS, batch_size=np.float32(2)), 'batch_size'),
+        (lambda: make_inferencer().propagate(encoded, ARROWS), 'encoded by another network'),
         (lambda: inferencer.propagate('no/image.png', ARROWS), 'no/image.png cannot be read'),
+        (lambda: inferencer.propagate('no/image.png', ARROWS, value_range=1), r'value_range is 1; expected'),
         (lambda: inferencer(encoded, [ARROWS, ARROWS]), '2 guidance sets'),
         (lambda: CMPInferencer(tiny_config, device='abacus'), "device 'abacus' cannot be used"),
         (lambda: make_inferencer(normalization='imagenet'), "'imagenet'"),

@@ -1,3 +1,4 @@
+import copy
 import os
 
 import pytest
@@ -136,6 +137,25 @@ def test_checkpoints_cannot_run_code(tiny_config, weights, tmp_path):
     with pytest.raises(InputError, match='name the config'):
         CMPInferencer(None, tmp_path / 'type.pth')
     assert not proof.exists()
+
+
+def test_how_training_began_is_no_part_of_the_network(tiny_config, weights, tmp_path):
+    state = torch.load(weights, weights_only=True)['state_dict']
+    config = copy.deepcopy(tiny_config.model.to_dict())
+    config.update(type='cmp_mm.CMP', init_cfg=dict(type='ReferenceInit'))
+    config['backbone']['init_cfg'] = [dict(type='Kaiming', layer='Conv2d')]
+    config['decoder']['init_cfg'] = dict(type='os.mkdir', path=str(tmp_path / 'proof'))
+    torch.save(dict(state_dict=state, meta=dict(model=config)), tmp_path / 'own.pth')
+    loaded = CMPInferencer(weights=tmp_path / 'own.pth').model
+    assert not (tmp_path / 'proof').exists()
+    for key, value in loaded.state_dict().items():
+        assert torch.equal(value, state[key])
+
+
+def test_a_checkpoint_for_a_config_is_told(weights):
+    for given in (dict(model=weights), dict(model=str(weights), weights='config.py')):
+        with pytest.raises(InputError, match=r'tiny.pth is a checkpoint; give it as weights'):
+            CMPInferencer(**given)
 
 
 def test_network_told_by_a_converted_checkpoint(tiny_config, weights, tmp_path):

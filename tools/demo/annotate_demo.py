@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     over = draw_arrows(over, points[len(args.positive) :], still[len(args.positive) :], colour=(255, 60, 60))
     top, left, bottom, right = made.box
     flows = {
-        f'pulled by {u * args.velocity:g}, {v * args.velocity:g}': flow
+        f'pulled by {u * args.velocity:g}, {v * args.velocity:g} px of the working size': flow
         for (u, v), flow in zip(DIRECTIONS, made.flows, strict=True)
     }
     panel = draw_panel(

@@ -116,11 +116,12 @@ def test_flow_is_that_of_the_arrows(session, inferencer, image):
     assert session.flow is None  # it is not that of these arrows
 
 
-def test_vectors_out_of_range_are_told(session, make_inferencer):
+def test_vectors_out_of_range_are_told(session, inferencer):
     session.click_arrow(at(session, 0, 12), 'draw arrow')
     session.click_arrow(at(session, 58, 12), 'draw arrow')
-    assert 'Warning: an arrow has a component of 58' in session.propagate(make_inferencer())
-    assert 'Warning' not in session.propagate(make_inferencer(out_of_range='rescale'))
+    assert 'Warning: an arrow has a component of 58' in session.propagate(inferencer)
+    inferencer.out_of_range = 'rescale'
+    assert 'Warning' not in session.propagate(inferencer)
 
 
 @pytest.mark.parametrize('form', ['gif', 'mp4'])
