@@ -102,6 +102,17 @@ def test_a_recipe_in_bfloat16_differs_in_that_alone(tools, tmp_path, name):
     assert mixed.pretty_text == plain.pretty_text
 
 
+def test_the_rates_of_a_fine_tuning_are_the_backbones_unless_they_are_given(tools, monkeypatch):
+    def rates(*options):
+        asked = ['--pairs', 'pairs', '--task', 'camvid', '--data-root', 'data', '--out', 'out', *options]
+        monkeypatch.setattr(sys, 'argv', ['transfer.py', *asked])
+        return tools['transfer'].parse_args().lr
+
+    assert rates() == [5e-4, 1e-3, 2e-3]
+    assert rates('--backbone', 'alexnet') == [3e-5, 1e-4, 3e-4]
+    assert rates('--backbone', 'alexnet', '--lr', '1e-3') == [1e-3]
+
+
 @pytest.mark.parametrize(('backbone', 'rate'), [('resnet18', 2e-3), ('resnet50', 1e-3), ('alexnet', 2e-4)])
 def test_the_rate_of_a_pretraining_is_the_backbones_unless_it_is_given(tools, backbone, rate):
     recipes = tools['recipes']
