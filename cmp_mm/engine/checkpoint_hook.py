@@ -2,13 +2,15 @@
 
 import os.path as osp
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce, broadcast_object_list, get_world_size, is_main_process
+from mmengine.device import get_device
+from mmengine.dist import all_reduce, barrier, broadcast_object_list, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
@@ -20,8 +22,9 @@ from .checkpoint_loading import CheckpointError, check_weights_fit, state_dict_o
 from .plain_state import restore_histories, to_plain
 
 _OUTDATED = 'outdated_ckpt_id'
-# Iterations between two questions to the other processes whether one of them was told to stop.
-_ASK_EVERY = 10
+# Seconds, and iterations at most, between two questions to the other processes whether one was told to stop:
+# torchrun and slurm kill 30 seconds after they have told one. An accelerator waits while it is asked.
+_ASK_WITHIN, _ASK_EVERY = 5.0, 10
 # What changes in a learning-rate scheduler from step to step, or follows from the optimizer.
 _CHANGING = ('optimizer', 'last_step', 'base_values', '_global_step', '_last_value', 'verbose')
 _OTHER_SCHEDULE = 'train with the same schedule, or anew in another work directory'
@@ -50,7 +53,8 @@ class AtomicCheckpointHook(CheckpointHook):
     - ``resume=True`` without a file goes on from the last whole checkpoint in the work directory, whatever
       has become of ``last_checkpoint``; where there is none the run starts afresh.
     - ``stop_after_step`` ends the run with a checkpoint of the step it is in, where steps are counted by
-      iteration; with several processes, of one of the next ten.
+      iteration; with several processes, of one in the seconds after it, the same for all. Where gradients
+      are accumulated, it is the next step that updates the weights: those kept so far are saved nowhere.
     - ``meta['model']`` holds the model's config as data: exporting needs to know the network, and the
       config's text in ``meta['cfg']`` is a program.
 
@@ -70,7 +74,9 @@ class AtomicCheckpointHook(CheckpointHook):
             raise TypeError(f'AtomicCheckpointHook.__init__() got an unexpected keyword argument {name!r}')
         if self.file_client_args is None and self.backend_args is None and '://' not in str(self.out_dir):
             self.backend_args = dict(backend='durable_local')
-        self._asked_by = 0
+        self._asked_by = self._stopped_by = 0  # signal that came to this process; that all stop by
+        self._ask_every = self._until_asked = 1
+        self._last_asked = 0.0
         self.start_from: str | None = None
 
     def stop_after_step(self, signum: int) -> None:
@@ -99,20 +105,36 @@ class AtomicCheckpointHook(CheckpointHook):
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
         if self.by_epoch:
             return
-        if get_world_size() > 1:
-            # All leave after the same step: one that is left behind would wait for the others for ever.
-            if (runner.iter + 1) % _ASK_EVERY:
-                return
-            asked = torch.tensor(self._asked_by)
-            all_reduce(asked, 'max')
-            self._asked_by = int(asked)
-        if self._asked_by:
+        self._agree()
+        if self._stopped_by and (runner.iter + 1) % _accumulative_counts(runner) == 0:
             saved = self.last_ckpt is not None and self.last_ckpt.endswith(
                 self.filename_tmpl.format(runner.iter + 1)
             )
             if not saved:
                 self._save_checkpoint(runner)
-            raise TrainingStopped(self._asked_by, self.last_ckpt)
+            # The first process that ends makes torchrun end the others.
+            barrier()
+            raise TrainingStopped(self._stopped_by, self.last_ckpt)
+
+    def _agree(self) -> None:
+        """Learn whether any process was told to stop, after the same steps in all of them.
+
+        All leave after the same step: one that is left behind would wait for the others for ever.
+        """
+        if get_world_size() == 1:
+            self._stopped_by = self._asked_by
+            return
+        self._until_asked -= 1
+        if self._until_asked > 0:
+            return
+        now = time.monotonic()
+        answers = torch.tensor([self._asked_by, (now - self._last_asked) / self._ask_every])
+        self._last_asked = now
+        all_reduce(answers, 'max')
+        self._stopped_by, seconds = int(answers[0]), float(answers[1])
+        if get_device() != 'cpu':
+            self._ask_every = min(max(int(_ASK_WITHIN / max(seconds, 1e-3)), 1), _ASK_EVERY)
+        self._until_asked = self._ask_every
 
     def before_run(self, runner: Runner) -> None:
         """Find the checkpoint that ``resume=True`` means, before the runner looks for it."""
@@ -137,6 +159,13 @@ class AtomicCheckpointHook(CheckpointHook):
     def before_train(self, runner: Runner) -> None:
         """Open the output folder and clear what a killed run left half written there."""
         super().before_train(runner)
+        self._last_asked = time.monotonic()
+        counts = _accumulative_counts(runner)
+        if not self.by_epoch and self.interval > 0 and self.interval % counts:
+            runner.logger.warning(
+                f'The checkpoint interval {self.interval} is no multiple of accumulative_counts {counts}: a '
+                'run that is resumed between two steps of the optimizer goes on without the gradients it had'
+            )
         if is_main_process():
             for folder in {self.out_dir, runner.work_dir}:
                 remove_parts(folder)
@@ -277,6 +306,11 @@ class AtomicCheckpointHook(CheckpointHook):
             self.file_backend.remove(path)
         elif self.file_backend.isdir(path):
             self.file_backend.rmtree(path)  # deepspeed writes folders
+
+
+def _accumulative_counts(runner: Runner) -> int:
+    """Iterations to a step of the optimizer."""
+    return getattr(runner.optim_wrapper, '_accumulative_counts', 1)
 
 
 def checkpoint_hook_of(runner: Runner) -> AtomicCheckpointHook | None:

@@ -92,8 +92,8 @@ def one_line_errors(program: str) -> Iterator[None]:
     except TrainingStopped as stop:
         print(f'{program}: {stop}; --resume goes on from there', file=sys.stderr)
         sys.exit(128 + stop.signum)
-    except KeyboardInterrupt:
-        print(f'{program}: interrupted; --resume goes on from the last checkpoint', file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print('; '.join([f'{program}: interrupted', *map(str, stop.args)]), file=sys.stderr)
         sys.exit(130)
 
 
