@@ -1,5 +1,6 @@
 """The training loop whose resume costs nothing."""
 
+from mmengine.dist import get_world_size
 from mmengine.logging import print_log
 from mmengine.runner import IterBasedTrainLoop, Runner
 from mmengine.runner.base_loop import BaseLoop
@@ -35,6 +36,7 @@ class NoTraining(BaseLoop):
 
 
 _SEED_KEY = 'train_sampler_seed'
+_DRAWS_KEY = 'train_draws'  # samples that all processes together have drawn
 
 
 @LOOPS.register_module()
@@ -43,7 +45,9 @@ class ResumableTrainLoop(IterBasedTrainLoop):
 
     mmengine draws and throws away one batch per iteration already done. Here the sampler is set to the
     first sample not yet seen (``sampler.set_start``, see :class:`ResumableSampler`) before the data workers
-    are started. A sampler without ``set_start`` is advanced mmengine's way.
+    are started. A sampler without ``set_start`` is advanced mmengine's way. A checkpoint tells how many
+    samples were drawn, so that a run may go on with another batch size or number of processes; what
+    does not divide among these, at most a sample for each but one, is left out.
 
     A checkpoint is saved before the validation of its iteration, so a resumed run begins with that.
 
@@ -82,6 +86,7 @@ class ResumableTrainLoop(IterBasedTrainLoop):
             val_interval, dynamic_intervals
         )
         self.dataloader_iterator = None
+        self._draws: int | None = None  # None for a sampler that cannot be set
 
     def run(self) -> nn.Module:
         """Train to ``max_iters``; returns the model."""
@@ -94,6 +99,7 @@ class ResumableTrainLoop(IterBasedTrainLoop):
             self.dataloader_iterator = self._iterator_from(self._iter)
         while self._iter < self._max_iters and not self.stop_training:
             self.runner.model.train()
+            self._count_draws()
             self.run_iter(next(self.dataloader_iterator))
             self._decide_current_val_interval()
             self._validate_if_due()
@@ -120,10 +126,19 @@ class ResumableTrainLoop(IterBasedTrainLoop):
                 for _ in range(iteration):
                     next(iterator)
             return iterator
-        hub = self.runner.message_hub
+        hub, processes = self.runner.message_hub, get_world_size()
+        self._draws = iteration * batch_sampler.batch_size * processes
         if iteration > 0 and _SEED_KEY in hub.runtime_info:
             # With no fixed seed in the config every start draws its own; the first one's orders the data.
             sampler.seed = hub.get_info(_SEED_KEY)
+        if iteration > 0 and _DRAWS_KEY in hub.runtime_info:
+            self._draws = -(-hub.get_info(_DRAWS_KEY) // processes) * processes
         hub.update_info(_SEED_KEY, sampler.seed)
-        sampler.set_start(iteration * batch_sampler.batch_size)
+        sampler.set_start(self._draws // processes)
         return _InfiniteDataloaderIterator(self.dataloader)
+
+    def _count_draws(self) -> None:
+        """Count the samples of the next iteration; its hooks save the number."""
+        if self._draws is not None:
+            self._draws += self.dataloader.batch_sampler.batch_size * get_world_size()
+            self.runner.message_hub.update_info(_DRAWS_KEY, self._draws)

@@ -16,8 +16,8 @@ class ResumableSampler(Sampler):
     The draws of all ranks together are numbered 0, 1, 2, ... Draw d takes place ``d % len(dataset)`` of a
     permutation that depends on (seed, d // len(dataset)) alone. Rank r of W takes draws r, r + W, r + 2 W,
     ... So a batch of B on each of W ranks holds the samples that one process with a batch of W * B would
-    hold, every sample comes once per epoch, and no state has to be saved: `set_start` computes the place.
-    The number of the draw goes along with the index, to seed the sample's augmentation.
+    hold, every sample comes once per epoch, and the number of draws is all there is to save: `set_start`
+    computes the place. The number of the draw goes along with the index, to seed the sample's augmentation.
 
     Args:
         dataset: anything with a length.
@@ -44,7 +44,8 @@ class ResumableSampler(Sampler):
         """Let the next ``iter()`` begin where a rank has already drawn this many samples.
 
         Args:
-            samples_per_rank: finished iterations times the batch size of one rank.
+            samples_per_rank: draws of all ranks together over the number of ranks: where neither that nor the
+                batch size has changed, finished iterations times the batch size of one rank.
 
         Raises:
             ValueError: the number is negative.
