@@ -1,5 +1,6 @@
 """The checkpoint hook: mmengine's, with files that are whole, plain data, and never one too few."""
 
+import math
 import os.path as osp
 import signal
 import time
@@ -58,7 +59,8 @@ class AtomicCheckpointHook(CheckpointHook):
     - ``meta['model']`` holds the model's config as data: exporting needs to know the network, and the
       config's text in ``meta['cfg']`` is a program.
 
-    - ``resume=True`` into another schedule than the checkpoint's is refused: the checkpoint's would stay.
+    - ``resume=True`` into another schedule than the checkpoint's is refused, or with a learning rate scaled
+      to another batch size: the checkpoint's would stay.
 
     Arguments are those of ``mmengine.hooks.CheckpointHook``.
 
@@ -193,7 +195,8 @@ class AtomicCheckpointHook(CheckpointHook):
         ``Runner.resume`` restores the message hub and reads ``meta`` after this.
 
         Raises:
-            CheckpointError: the file is of another model or schedule, or holds weights alone.
+            CheckpointError: the file is of another model, schedule or scaled learning rate, or holds weights
+                alone.
         """
         if isinstance(checkpoint.get('message_hub'), dict):
             restore_histories(checkpoint['message_hub'])
@@ -206,6 +209,7 @@ class AtomicCheckpointHook(CheckpointHook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         check_weights_fit(model, state_dict_of(checkpoint), path)
         self._check_schedule(runner, checkpoint.get('param_schedulers'), path)
+        self._check_scaled_rate(runner, checkpoint['optimizer'], path)
         meta = checkpoint['meta']
         # Runner.resume compares pickles, and warns of another dataset where a plain copy is the same one.
         current = getattr(runner.train_dataloader.dataset, 'metainfo', None)
@@ -232,6 +236,23 @@ class AtomicCheckpointHook(CheckpointHook):
                         f'checkpoint {path} cannot be resumed: {key} of its param_scheduler.{index} is '
                         f'{state[key]}, of the config {now[key]}; {_OTHER_SCHEDULE}'
                     )
+
+    def _check_scaled_rate(self, runner: Runner, saved: dict, path: str) -> None:
+        """Refuse to scale the learning rate of a run that has begun with another one.
+
+        mmengine scales it, says so, and then takes the checkpoint's.
+        """
+        groups = getattr(runner.optim_wrapper, 'param_groups', None)
+        if not (runner.auto_scale_lr or {}).get('enable') or not isinstance(groups, list):
+            return
+        for group, before in zip(groups, saved.get('param_groups', []), strict=False):
+            now, then = (float(part.get('initial_lr', part['lr'])) for part in (group, before))
+            if not math.isclose(now, then, rel_tol=1e-6):
+                raise CheckpointError(
+                    f'checkpoint {path} cannot be resumed with the learning rate scaled to this batch size, '
+                    f"{now:g}: it has {then:g}, which stays; train with the checkpoint's batch size, or "
+                    'without --auto-scale-lr'
+                )
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         """Save, then point to it, then remove what is one too many."""

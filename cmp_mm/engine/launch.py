@@ -220,14 +220,27 @@ def require_accelerator_for_amp(cfg: Config) -> None:
 
 
 def scale_learning_rate(cfg: Config) -> None:
-    """Scale the learning rate to the batch size in use.
+    """Scale the learning rate to the samples that each step of the optimizer sees.
+
+    mmengine counts the batch of all processes; the batches that are accumulated are taken into account here.
 
     Raises:
         UsageError: the config does not say for which batch size its rate is meant.
     """
     if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
         raise UsageError('--auto-scale-lr: the config has no auto_scale_lr=dict(base_batch_size=...)')
-    cfg.auto_scale_lr.enable = True
+    scaling = cfg.auto_scale_lr
+    scaling.enable = True
+    counts = cfg.optim_wrapper.get('accumulative_counts', 1)
+    before = scaling.get('accumulative_counts', 1)  # in the config that a run has left
+    if counts != before:
+        scaling.base_batch_size *= before / counts
+        scaling.accumulative_counts = counts
+        print_log(
+            f'--auto-scale-lr: each step of the optimizer sees {counts} batches, so the base batch size '
+            f'counts as {scaling.base_batch_size:g}',
+            'current',
+        )
 
 
 def default_work_dir(config: str) -> str:

@@ -281,6 +281,18 @@ def test_another_milestone_is_not_resumed(toy_config):
         run(steps(4, 10), resume=True)
 
 
+@pytest.mark.parametrize('scheduler', [dict(type='LinearLR', by_epoch=False, end=12), None])
+def test_a_rate_scaled_to_another_batch_size_is_not_resumed(toy_config, scheduler):
+    config = toy_config(max_iters=8, param_scheduler=scheduler)
+    config.auto_scale_lr = dict(base_batch_size=2, enable=True)
+    run(config)
+    run(config, resume=True)
+    config.train_dataloader.batch_size = 8
+    with pytest.raises(CheckpointError, match=r'scaled to this batch size, 0\.2: it has 0\.1, which stays'):
+        run(config, resume=True)
+    run(config, resume=True, auto_scale_lr=None)
+
+
 def test_the_best_of_the_run_it_comes_from_stays(toy_config, tmp_path, monkeypatch):
     hook = dict(type='AtomicCheckpointHook', by_epoch=False, interval=2, save_best='score', rule='greater')
     scores = iter([1.0, 1.0, 2.0, 3.0])  # resumed at 4 it validates that again

@@ -180,3 +180,11 @@ def test_mpi_gives_each_process_its_own_device(monkeypatch):
     monkeypatch.setenv('MASTER_ADDR', 'first')
     launch.start_processes(Config(), 'mpi')
     assert os.environ['LOCAL_RANK'] == '3'
+
+
+@pytest.mark.parametrize(('counts', 'base'), [(1, 16), (4, 4)])
+def test_the_scaled_rate_counts_accumulated_batches(counts, base):
+    cfg = Config(dict(optim_wrapper=dict(accumulative_counts=counts), auto_scale_lr=dict(base_batch_size=16)))
+    for _ in range(2):  # the second time with the config that the first run has left
+        launch.scale_learning_rate(cfg)
+        assert cfg.auto_scale_lr.base_batch_size == base and cfg.auto_scale_lr.enable
