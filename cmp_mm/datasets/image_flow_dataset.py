@@ -1,6 +1,8 @@
 """Pairs of an image and the optical flow to its next frame, from any number of annotation files."""
 
 import logging
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -33,7 +35,7 @@ class ImageFlowDataset(BaseDataset):
     by (seed, draw, i). It is logged once and counted over all data workers of the process. When the
     distinct bad samples exceed ``ceil(max_bad_share * max(distinct samples read, min(1000,
     len(dataset))))``, reading stops with the list of their files. Under distributed training each rank
-    counts the samples it meets.
+    counts the samples it meets, and those above 0, which have no log, tell of them on stderr.
 
     The pipeline starts from the keys ``img_path``, ``img2_path`` (or None), ``flow_path`` (str, or an (x,
     y) pair for jpg), ``flow_format``, ``flow_bound``, ``video``, ``sample_idx``, ``backend_args``, and
@@ -203,7 +205,7 @@ class ImageFlowDataset(BaseDataset):
     def _note_bad(self, index: int, error: BadSampleError) -> None:
         if not self.ledger.mark_bad(index):
             return
-        print_log(f'Sample {index} is replaced by another: {error}', 'current', logging.WARNING)
+        _warn(f'Sample {index} is replaced by another: {error}')
         if self.ledger.too_many():
             bad, seen = self.ledger.num_bad, self.ledger.num_seen
             raise TooManyBadSamplesError(
@@ -235,6 +237,16 @@ class ImageFlowDataset(BaseDataset):
     def _copy_without_annotation(self, memo: dict | None = None) -> 'ImageFlowDataset':
         # BaseDataset's default memo is one dict shared by all calls, which keeps every copy alive.
         return super()._copy_without_annotation({} if memo is None else memo)
+
+
+def _warn(message: str) -> None:
+    """Log; ranks above 0, which log errors alone, tell on stderr."""
+    # The launchers set it, and data workers have it too, however they were started.
+    rank = int(os.environ.get('RANK', 0))
+    if rank > 0:
+        print(f'rank {rank}: {message}', file=sys.stderr, flush=True)
+    else:
+        print_log(message, 'current', logging.WARNING)
 
 
 def _build_transform(step: dict | Callable) -> Callable:

@@ -50,6 +50,18 @@ def test_replaced_deterministically_counted_and_logged_once(pair_set, pipeline, 
     assert len([line for line in log if 'Sample 2 is replaced' in line and '002.jpg' in line]) == 2
 
 
+@pytest.mark.parametrize('workers', [0, 1])
+def test_ranks_without_a_log_tell_on_stderr(pair_set, pipeline, log, monkeypatch, capfd, workers):
+    ann_file = pair_set(number=4)
+    break_frame(ann_file, 2)
+    monkeypatch.setenv('RANK', '3')
+    dataset = ImageFlowDataset(ann_file=str(ann_file), pipeline=pipeline, max_bad_share=0.5)
+    list(DataLoader(dataset, num_workers=workers, collate_fn=pseudo_collate))
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith('rank 3: Sample 2 is replaced by another: ') and '002.jpg' in line
+    assert not any('Sample 2' in line for line in log)
+
+
 def test_mis_sized_flow_is_replaced(pair_set, pipeline, log):
     ann_file = pair_set(number=8)
     paths = [ann_file.parent / f'flow/005_{axis}.jpg' for axis in 'xy']
