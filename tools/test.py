@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     run_config.require_one_codec(cfg)
     check_config(cfg, ('test',))
     launch.drop_missing_backends(cfg)
-    launch.start_processes(cfg, args.launcher, args.local_rank)
+    launch.start_processes(cfg, args.launcher, args.local_rank, training=False)
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
     runner._train_loop = NoTraining(runner, cfg.get('train_cfg'))
     model = runner.model.module if runner.distributed else runner.model

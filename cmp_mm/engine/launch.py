@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from multiprocessing import parent_process
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -35,6 +36,24 @@ _EXPECTED = (
     OutsideRootError,
     TooManyBadSamplesError,
 )
+_SECONDS_AHEAD = 10  # of the first process of a machine with an error that all of them make
+# What gloo says to a process whose neighbour has ended.
+_LOST = ('Connection closed by peer', 'Connection reset by peer', 'Broken pipe')
+
+
+def _in_group() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def _wait_for_the_first() -> None:
+    """Let one process of each machine tell of a mistake in command line or config, which all of them find.
+
+    The launcher ends the others as it ends. What ended first would be what the launcher reports, and might
+    keep the first from telling; so the others wait, and tell themselves where no one ended them.
+    """
+    names = ('LOCAL_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK', 'SLURM_LOCALID')
+    if next((os.environ[name] for name in names if name in os.environ), '0') != '0':
+        time.sleep(_SECONDS_AHEAD)
 
 
 @contextmanager
@@ -67,6 +86,8 @@ def _dead_workers_first() -> Iterator[None]:
 def one_line_errors(program: str) -> Iterator[None]:
     """Turn the errors a user can cause into one line and exit code 1; others keep their traceback.
 
+    Of several processes on a machine one tells of a mistake in command line or config.
+
     Args:
         program: name to begin the line with.
     """
@@ -74,6 +95,8 @@ def one_line_errors(program: str) -> Iterator[None]:
         with _dead_workers_first():
             yield
     except (UsageError, *_EXPECTED) as error:
+        if isinstance(error, UsageError):
+            _wait_for_the_first()
         # A data worker hands over its traceback as text, the message behind the name of the error.
         message = str(error).rpartition(f'{type(error).__name__}: ')[2].strip()
         sys.exit(f'{program}: error: {message or type(error).__name__}')
@@ -81,8 +104,11 @@ def one_line_errors(program: str) -> Iterator[None]:
         mistake = config_mistake(error)
         if mistake is None:
             raise
+        _wait_for_the_first()
         sys.exit(f'{program}: error: config: {mistake}')
     except RuntimeError as error:
+        if _in_group() and any(words in str(error) for words in _LOST):
+            sys.exit(f'{program}: another process ended; see its message')
         if not str(error).startswith('DataLoader worker'):
             raise
         sys.exit(
@@ -122,11 +148,18 @@ def drop_missing_backends(cfg: Config) -> None:
         cfg.visualizer.vis_backends = kept
 
 
-def start_processes(cfg: Config, launcher: str, local_rank: int = 0) -> None:
+def start_processes(cfg: Config, launcher: str, local_rank: int = 0, training: bool = True) -> None:
     """Set the launcher; where there is no accelerator, start the process group here, over gloo.
 
     mmengine's launchers put each process on a CUDA device and wrap the model for that device; on CPUs
-    they fail.
+    they fail, as does synchronised batch normalisation, which becomes that of each process there, with a
+    warning where it matters. Any config, also another package's, validates the weights that are saved.
+
+    Args:
+        cfg: the config, changed in place.
+        launcher: none, pytorch, slurm or mpi.
+        local_rank: of this process on its machine, where the environment does not say.
+        training: whether the processes train, or test only.
 
     Raises:
         UsageError: a launcher that needs an accelerator, or one outside its environment.
@@ -156,9 +189,17 @@ def start_processes(cfg: Config, launcher: str, local_rank: int = 0) -> None:
             mpi="Open MPI's mpirun -x MASTER_ADDR=HOST",
         )[launcher]
         raise UsageError(f'--launcher {launcher}: {", ".join(absent)} not set; start by {start}')
+    _validate_what_is_saved(cfg)
     if not on_cpu:
         return
     distributed.init_process_group('gloo')
+    if _drop_sync_bn(cfg) and training and distributed.get_world_size() > 1 and distributed.get_rank() == 0:
+        print_log(
+            'Batch normalisation is not synchronised on CPUs: each process has the statistics of its own '
+            'part of the batch, unlike on accelerators',
+            'current',
+            logging.WARNING,
+        )
     wrapper = dict(
         type='MMDistributedDataParallel',
         device_ids=None,
@@ -169,9 +210,36 @@ def start_processes(cfg: Config, launcher: str, local_rank: int = 0) -> None:
     cfg.setdefault('env_cfg', {})['dist_cfg'] = dict(backend='gloo')
 
 
+def _validate_what_is_saved(cfg: Config) -> None:
+    """Give each process the main one's buffers before it validates: no other's are saved."""
+    hooks = list(cfg.get('custom_hooks') or [])
+    names = [str(hook.get('type')).rpartition('.')[2] for hook in hooks if isinstance(hook, dict)]
+    if 'BroadcastBuffersHook' not in names:
+        cfg.custom_hooks = [*hooks, dict(type='cmp_mm.BroadcastBuffersHook')]
+
+
+def _drop_sync_bn(cfg: Config) -> bool:
+    """Put batch normalisation of each process in the place of synchronised; False if there was none."""
+    whole, layers = cfg.pop('sync_bn', None), list(_synchronised(cfg.get('model')))
+    for layer in layers:
+        layer['type'] = 'BN'
+    return bool(whole or layers)
+
+
+def _synchronised(node: Any) -> Iterator[dict]:
+    """The configs of normalisation in a model's that are synchronised."""
+    if isinstance(node, dict):
+        if str(node.get('type', '')).endswith(('SyncBN', 'SyncBatchNorm')):
+            yield node
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for part in node:
+            yield from _synchronised(part)
+
+
 def stop_processes() -> None:
     """Leave the process group, if there is one."""
-    if distributed.is_available() and distributed.is_initialized():
+    if _in_group():
         distributed.destroy_process_group()
 
 

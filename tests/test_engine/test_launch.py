@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from mmengine.config import Config
@@ -161,6 +162,73 @@ def test_pictures_are_asked_for_as_each_package_does(kind, switch):
 def test_pictures_of_a_config_that_draws_none():
     with pytest.raises(run_config.UsageError, match='--show-dir: no hook'):
         run_config.show_predictions(Config(dict(default_hooks={})), 'shown', None)
+
+
+@pytest.mark.parametrize('name', ['LOCAL_RANK', 'SLURM_LOCALID', 'OMPI_COMM_WORLD_LOCAL_RANK'])
+@pytest.mark.parametrize(('rank', 'waits'), [('0', []), ('1', [10])])
+def test_of_several_processes_one_tells_of_a_wrong_command(monkeypatch, name, rank, waits):
+    waited = []
+    monkeypatch.setattr(launch, 'time', SimpleNamespace(sleep=waited.append))
+    monkeypatch.delenv('LOCAL_RANK', raising=False)
+    monkeypatch.setenv(name, rank)
+    with pytest.raises(SystemExit, match='config x: none'), launch.one_line_errors('train.py'):
+        raise run_config.UsageError('config x: none')
+    assert waited == waits, 'the launcher ends those that wait'
+    with pytest.raises(SystemExit, match='disk'), launch.one_line_errors('train.py'):
+        raise OSError('disk')  # that may be one process's alone
+    assert waited == waits
+
+
+@pytest.fixture
+def group(monkeypatch):
+    """Stands for a group of two processes on CPUs, of which this is the first."""
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cpu')
+    for name, value in (('RANK', '0'), ('WORLD_SIZE', '2'), ('MASTER_ADDR', 'here'), ('MASTER_PORT', '1')):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    for name, value in (('is_initialized', True), ('get_rank', 0), ('get_world_size', 2)):
+        monkeypatch.setattr(launch.distributed, name, lambda value=value: value)
+    monkeypatch.setattr(launch.distributed, 'init_process_group', lambda backend: None)
+
+
+def test_a_process_that_loses_another_points_to_its_message(group, monkeypatch):
+    error = '[enforce fail at pair.cc:534] . Connection closed by peer [127.0.0.1]:1234'
+    with (
+        pytest.raises(SystemExit, match=r'^train\.py: another process ended; see its message$'),
+        launch.one_line_errors('train.py'),
+    ):
+        raise RuntimeError(error)
+    monkeypatch.setattr(launch.distributed, 'is_initialized', lambda: False)
+    with pytest.raises(RuntimeError), launch.one_line_errors('train.py'):
+        raise RuntimeError(error)
+
+
+@pytest.mark.parametrize('hooks', [None, [dict(type='EMAHook')], [dict(type='BroadcastBuffersHook')]])
+def test_processes_validate_what_is_saved_by_any_config(group, hooks):
+    cfg = Config(dict(custom_hooks=hooks))
+    launch.start_processes(cfg, 'pytorch')
+    names = [hook.type.rpartition('.')[2] for hook in cfg.custom_hooks]
+    assert names.count('BroadcastBuffersHook') == 1 and len(names) == len({*names, 'BroadcastBuffersHook'})
+    alone = Config(dict(custom_hooks=hooks))
+    launch.start_processes(alone, 'none')
+    assert alone.custom_hooks == hooks
+
+
+@pytest.mark.parametrize(
+    ('sync', 'training', 'told'),
+    [('whole', True, 1), ('layers', True, 1), ('layers', False, 0), ('none', True, 0)],
+)
+def test_on_cpus_batch_normalisation_is_each_processs_own(group, monkeypatch, sync, training, told):
+    layer = dict(type='mmcv.SyncBN' if sync == 'layers' else 'BN', requires_grad=True)
+    cfg = Config(dict(model=dict(type='Any', heads=[dict(norm_cfg=layer), dict(norm_cfg=dict(type='GN'))])))
+    if sync == 'whole':
+        cfg.sync_bn = 'torch'
+    messages = []
+    monkeypatch.setattr(launch, 'print_log', lambda message, *_: messages.append(message))
+    launch.start_processes(cfg, 'pytorch', training=training)
+    assert [head.norm_cfg.type for head in cfg.model.heads] == ['BN', 'GN']
+    assert cfg.model.heads[0].norm_cfg.requires_grad and 'sync_bn' not in cfg
+    assert len(messages) == told and all('not synchronised on CPUs' in message for message in messages)
 
 
 @pytest.mark.parametrize('launcher', ['mpi', 'slurm'])
