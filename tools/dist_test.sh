@@ -2,9 +2,10 @@
 # Evaluate with several processes on one machine or on several:
 #   bash tools/dist_test.sh CONFIG CHECKPOINT PROCESSES [test.py options]
 # One process per GPU; on a machine without GPUs the processes share its CPUs.
-# Several machines: set NNODES, NODE_RANK, MASTER_ADDR and PORT, equal on all but NODE_RANK.
+# The processes meet at PORT, on one machine by default at any that is free.
+# Several machines: set NNODES, NODE_RANK, MASTER_ADDR and PORT (29500), equal on all but NODE_RANK.
 set -euo pipefail
-if [ $# -lt 3 ]; then
+if [ $# -lt 3 ] || [[ ! "$3" =~ ^[1-9][0-9]*$ ]]; then
     echo "usage: bash tools/dist_test.sh CONFIG CHECKPOINT PROCESSES [test.py options]" >&2
     exit 2
 fi
@@ -13,7 +14,12 @@ CHECKPOINT=$2
 PROCESSES=$3
 TOOLS=$(cd "$(dirname "$0")" && pwd)
 
-PYTHONPATH="$TOOLS/..:${PYTHONPATH:-}" exec "${PYTHON:-python}" -m torch.distributed.run \
+PYTHON=${PYTHON:-python}
+if [ "${NNODES:-1}" = 1 ] && [ -z "${PORT:-}" ]; then
+    PORT=$("$PYTHON" -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])')
+fi
+
+PYTHONPATH="$TOOLS/..:${PYTHONPATH:-}" exec "$PYTHON" -m torch.distributed.run \
     --nnodes="${NNODES:-1}" \
     --node_rank="${NODE_RANK:-0}" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" \

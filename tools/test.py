@@ -32,7 +32,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--show-dir', help='draw predictions into this folder (default: under the work directory)'
     )
     parser.add_argument(
-        '--show-number', type=int, metavar='N', help='draw N images, spread evenly over the set'
+        '--show-number',
+        type=int,
+        metavar='N',
+        help='draw N images, spread evenly over the set; the main process draws, of its share',
     )
     parser.add_argument(
         '--cfg-options',

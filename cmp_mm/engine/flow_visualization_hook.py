@@ -1,5 +1,6 @@
 """Pictures while training: what the network propagates, on training batches and on validation images."""
 
+import logging
 import math
 from collections.abc import Sequence
 
@@ -7,6 +8,7 @@ import numpy as np
 import torch
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
 from mmengine.visualization import Visualizer
@@ -72,8 +74,16 @@ class FlowVisualizationHook(Hook):
         self._choose(runner.val_dataloader)
 
     def before_test_epoch(self, runner: Runner) -> None:
-        """Choose the images to draw."""
+        """Choose the images to draw; warn where the main process has fewer than are wanted."""
         self._choose(runner.test_dataloader)
+        available = len(runner.test_dataloader.dataset)
+        if len(self._wanted) < min(self.num_val, available):
+            print_log(
+                f'{len(self._wanted)} of {self.num_val} images are drawn: the main process, which draws, has '
+                f'no more of the {available}; fewer processes draw more',
+                'current',
+                logging.WARNING,
+            )
 
     def _choose(self, dataloader: DataLoader) -> None:
         # Neighbours in a set are frames of one video: the first few would all look the same.

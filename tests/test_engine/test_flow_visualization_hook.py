@@ -10,6 +10,7 @@ from mmengine.runner import IterBasedTrainLoop
 from torch import nn
 
 from cmp_mm.engine import FlowVisualizationHook
+from cmp_mm.engine import flow_visualization_hook as module
 from cmp_mm.registry import HOOKS
 from cmp_mm.structures import FlowDataSample
 
@@ -127,6 +128,19 @@ def test_fewer_images_than_wanted(runner):
     batch = make_batch(2)
     hook.after_val_iter(runner, 0, batch, batch['data_samples'])
     assert [name for name, *_ in runner.visualizer.pictures] == ['val_0', 'val_1']
+
+
+@pytest.mark.parametrize(('wanted', 'drawn', 'told'), [(3, 3, 0), (9, 3, 1)])
+def test_fewer_images_in_the_share_of_the_main_process(runner, monkeypatch, wanted, drawn, told):
+    messages = []
+    monkeypatch.setattr(module, 'get_world_size', lambda: 3)
+    monkeypatch.setattr(module, 'print_log', lambda message, *_: messages.append(message), raising=False)
+    hook, runner.test_dataloader = FlowVisualizationHook(num_val=wanted), SimpleNamespace(dataset=range(7))
+    hook.before_test_epoch(runner)
+    batch = make_batch(3)
+    hook.after_test_iter(runner, 0, batch, batch['data_samples'])
+    assert len(runner.visualizer.pictures) == drawn and len(messages) == told
+    assert all('3 of 9 images are drawn' in message for message in messages)
 
 
 def test_switched_off(runner):

@@ -1,6 +1,7 @@
 """Two processes on CPUs do what one does with the joint batch."""
 
 import json
+import socket
 import subprocess
 from pathlib import Path
 
@@ -180,3 +181,31 @@ def test_two_processes_validate_what_is_saved_and_may_freeze_stages(
     )  # the frozen stage has no statistics of its own
     for key, value in told['trained0'].items():
         assert torch.equal(told['validated0'][key], value) and torch.equal(told['validated1'][key], value)
+
+
+@pytest.fixture
+def dist(environment, tmp_path):
+    """Runs a dist_*.sh that shows what it would start."""
+    python = tmp_path / 'python'
+    python.write_text(f'#!/bin/sh\n[ "$1" != -c ] || exec {environment["PYTHON"]} "$@"\necho "$@"\n')
+    python.chmod(0o755)
+
+    def run(name, *args, **variables):
+        env = {**environment, 'PYTHON': str(python), **variables}
+        command = ['bash', ROOT / 'tools' / f'dist_{name}.sh', 'config.py', *args]
+        return subprocess.run(command, env=env, capture_output=True, text=True)
+
+    return run
+
+
+@pytest.mark.parametrize(('name', 'args'), [('train', []), ('test', ['last.pth'])])
+def test_dist_scripts_count_processes_and_find_a_port(dist, name, args):
+    for wrong in ('0', '-1', 'two', '--amp', ''):
+        result = dist(name, *args, wrong)
+        assert result.returncode == 2 and result.stderr.startswith('usage: ') and not result.stdout
+    port = dist(name, *args, '2').stdout.partition('--master_port=')[2].split()[0]
+    with socket.create_server(('127.0.0.1', int(port))):
+        assert port != '29500'
+    given = dist(name, *args, '2', '--work-dir', 'a b', PORT='29511').stdout
+    assert '--master_port=29511 ' in given and given.strip().endswith('--launcher pytorch --work-dir a b')
+    assert '--master_port=29500 ' in dist(name, *args, '2', NNODES='2').stdout
