@@ -17,7 +17,8 @@ PYTHON=${PYTHON:-python}
 if [ "${NNODES:-1}" = 1 ] && [ -z "${PORT:-}" ]; then
     PORT=$("$PYTHON" -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])')
 fi
-# Seconds for the step that is saved when the training is told to stop; after them torchrun kills.
+# Seconds for the step that is saved when the training is told to stop; after them torchrun kills. (That of
+# torch 2.11 has 30, whatever is asked of it.)
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-90}
 
 PYTHONPATH="$TOOLS/..:${PYTHONPATH:-}" exec "$PYTHON" -m torch.distributed.run \
