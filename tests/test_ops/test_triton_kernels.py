@@ -340,8 +340,8 @@ def test_an_image_of_more_logits_than_an_int32_counts_on_a_gpu():
     from cmp_mm.ops import upsample_cross_entropy
 
     bins, rows, columns = 99, 3400, 3300
-    if 2 * bins * rows * columns * 12 > torch.cuda.mem_get_info()[0] * 0.9:
-        pytest.skip('needs 30 GB of GPU memory')
+    if 2 * bins * rows * columns * 20 > torch.cuda.mem_get_info()[0] * 0.9:
+        pytest.skip('needs 50 GB of GPU memory')
     one, target, _, _ = problem((8, columns), (8, columns))
     wanted_leaf = one.cuda().requires_grad_()
     wanted = upsample_cross_entropy(wanted_leaf, target.cuda(), bins)
