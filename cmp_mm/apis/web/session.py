@@ -43,6 +43,7 @@ class PageSession:
         arrows: rows (x, y, u, v) in pixels of the image, shared by flow and animation.
         start: (x, y) of an arrow whose end is not clicked yet.
         flow: (H, W, 2) float32 of the arrows as they were when it was made; None if they have changed.
+        video: path of the animation, likewise.
         annotation: points and masks; None before the first point.
     """
 
@@ -52,6 +53,7 @@ class PageSession:
         self.arrows = Clicks((1, 1))
         self.start: tuple[int, int] | None = None
         self.flow: np.ndarray | None = None
+        self.video: str | None = None
         self.annotation: AnnotationSession | None = None
         self._file_size = (0, 0)
         self._encoded: EncodedImage | None = None
@@ -81,7 +83,8 @@ class PageSession:
             image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
             told += f' Shrunk to {width} x {height}: all results have that size.'
         self.image, self._file_size, self.zoom = image, file_size, zoom_for(height, width, 480)
-        self.arrows, self.start, self.flow = Clicks((height, width)), None, None
+        self.arrows, self.start = Clicks((height, width)), None
+        self._forget_results()
         self.annotation, self._encoded = None, None
         return told
 
@@ -119,7 +122,7 @@ class PageSession:
                 told = f'{x},{y} is held still.'
             else:
                 told = 'Removed.' if self.arrows.remove_nearest(x, y) else 'There is nothing to remove.'
-        self.flow = None
+        self._forget_results()
         return told
 
     def undo_arrow(self) -> str:
@@ -129,13 +132,14 @@ class PageSession:
             return 'The arrow begun is dropped.'
         if not self.arrows.undo():
             return 'There is nothing to undo.'
-        self.flow = None
+        self._forget_results()
         return 'Taken back.'
 
     def clear_arrows(self) -> str:
         """Remove all arrows; can be undone."""
         self.arrows.clear()
-        self.start, self.flow = None, None
+        self.start = None
+        self._forget_results()
         return 'All arrows are removed; undo brings them back.'
 
     def arrow_list(self) -> str:
@@ -166,11 +170,9 @@ class PageSession:
             warnings.simplefilter('always')
             encoded = self._encoded or inferencer.encode(image, color_order='rgb')
             flow = flow_to_array(inferencer.propagate(encoded, rows))[0]
-        if self.image is not image:
-            raise InputError('another image was loaded meanwhile; its arrows are not clicked yet')
-        self._encoded = encoded
-        if self.arrows.items != clicked:
-            raise InputError('the arrows were changed meanwhile; propagate them again')
+        if self.image is image:
+            self._encoded = encoded
+        self._check_unchanged(image, clicked)
         self.flow = flow
         speed = np.hypot(flow[..., 0], flow[..., 1])
         told = f'Mean motion {speed.mean():.3g} px, fastest {speed.max():.3g} px.'
@@ -218,17 +220,20 @@ class PageSession:
             The file's path, and a sentence on it.
 
         Raises:
-            InputError: no image, no arrows, or an option that cannot be used.
+            InputError: no image, no arrows, an option that cannot be used, or image or arrows were changed
+                meanwhile.
         """
         path = self._place() / f'animation.{form}'
         check_video_path(path, fps)
-        rows, image = self._rows(), self._image()
+        image, rows, clicked = self._image(), self._rows(), list(self.arrows.items)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter('always')
             frames = animate(
                 inferencer, image, rows, num_frames=num_frames, motion=motion, fill=fill, color_order='rgb'
             )
             count = write_video(_counted(frames, num_frames, progress), path, fps)
+        self._check_unchanged(image, clicked)
+        self.video = str(path)
         told = f'{count} frames of {image.shape[1]} x {image.shape[0]} pixels at {fps:g} per second.'
         messages = dict.fromkeys(str(each.message) for each in caught)
         return str(path), ' '.join([told, *(f'Warning: {message}.' for message in messages)])
@@ -339,6 +344,15 @@ class PageSession:
         if self.annotation is None:
             raise InputError('there are no points yet; click on the image first')
         return self.annotation
+
+    def _check_unchanged(self, image: np.ndarray, clicked: list[tuple]) -> None:
+        if self.image is not image:
+            raise InputError('another image was loaded meanwhile; its arrows are not clicked yet')
+        if self.arrows.items != clicked:
+            raise InputError('the arrows were changed meanwhile; press the button again')
+
+    def _forget_results(self) -> None:
+        self.flow, self.video = None, None
 
     def _rows(self) -> np.ndarray:
         if not self.arrows.items:

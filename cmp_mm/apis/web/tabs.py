@@ -194,9 +194,8 @@ def flow_tab(session: gr.State, inferencer: CMPInferencer) -> Tab:
 def video_tab(session: gr.State, inferencer: CMPInferencer) -> Tab:
     """Arrows to video."""
     with gr.Tab('Animate', elem_id='video-tab') as tab, gr.Row():
-        with gr.Column():
-            editor = _arrow_editor(session, 'video', [], lambda state: [])
-        with gr.Column():
+        left, right = gr.Column(), gr.Column()
+        with right:
             with gr.Row():
                 form = gr.Radio(('mp4', 'gif'), value='mp4', label='File', elem_id='video-form')
                 count = gr.Slider(2, 64, 16, step=1, label='Frames', elem_id='video-frames')
@@ -211,7 +210,15 @@ def video_tab(session: gr.State, inferencer: CMPInferencer) -> Tab:
             )  # fmt: skip
             gif = _picture('Video', 'video-gif', type='filepath', visible=False)
             file = gr.DownloadButton('Download', interactive=False, elem_id='video-file')
-    results = [movie, gif, file]
+        results = [movie, gif, file]
+
+        def nothing(state: PageSession) -> list[Any]:
+            if state.video is not None:
+                return [gr.skip()] * len(results)
+            return [None, None, gr.update(value=None, interactive=False)]
+
+        with left:
+            editor = _arrow_editor(session, 'video', results, nothing)
 
     def make(
         state: PageSession, form: str, count: float, rate: float, motion: str, fill: str,
@@ -234,8 +241,13 @@ def video_tab(session: gr.State, inferencer: CMPInferencer) -> Tab:
 
     inputs = [session, form, count, rate, motion, fill]
     run.click(make, inputs, [editor.status, *results], show_progress_on=[movie, gif], **NETWORK)
-    no_file = gr.update(value=None, interactive=False)
-    return Tab(tab, editor.all, editor.show, [editor.status, *results], ['', None, None, no_file])
+    return Tab(
+        tab,
+        [*editor.all, *results],
+        lambda state: [*editor.show(state), *nothing(state)],
+        [editor.status],
+        [''],
+    )
 
 
 def mask_tab(session: gr.State, inferencer: CMPInferencer) -> Tab:

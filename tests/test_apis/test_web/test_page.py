@@ -1,0 +1,115 @@
+"""What the page's events answer, without a browser."""
+
+import inspect
+from types import SimpleNamespace
+
+import pytest
+
+from cmp_mm.apis.command_line import png
+from cmp_mm.apis.web import PageSession
+
+gradio = pytest.importorskip('gradio', reason="the page needs gradio: pip install 'cmp_mm[web]'")
+
+
+class Page:
+    """One visitor's page: the values its components show, by elem_id."""
+
+    def __init__(self, inferencer):
+        from cmp_mm.apis.web.page import build_page
+
+        self.blocks = build_page(inferencer)
+        self.session = PageSession()
+        self.shown = {self._name(id): getattr(each, 'value', None) for id, each in self.blocks.blocks.items()}
+        self.usable = {}
+
+    def fire(self, name, event, place=None):
+        """Let an event happen, and show what it answers."""
+        (handler,) = (
+            each
+            for each in self.blocks.fns.values()
+            if any(self._name(id) == name and kind == event for id, kind in each.targets)
+        )
+        values = [
+            self.session if isinstance(each, gradio.State) else self.shown[each.elem_id]
+            for each in handler.inputs
+        ]
+        if 'event' in inspect.signature(handler.fn).parameters:
+            values.append(SimpleNamespace(index=place))
+        answers = handler.fn(*values)
+        assert len(answers) == len(handler.outputs)
+        for component, answer in zip(handler.outputs, answers, strict=True):
+            if isinstance(answer, dict) and answer.get('__type__') == 'update':
+                if 'value' in answer:
+                    self.shown[component.elem_id] = answer['value']
+                if 'interactive' in answer:
+                    self.usable[component.elem_id] = answer['interactive']
+            else:
+                self.shown[component.elem_id] = answer
+
+    def choose(self, data):
+        self.shown['file'] = data
+        self.fire('file', 'change')
+
+    def click(self, name, x, y):
+        zoom = self.session.zoom
+        self.fire(f'{name}-canvas', 'select', ((x + 0.5) * zoom, (y + 0.5) * zoom))
+
+    def draw(self, name, start, end):
+        self.click(name, *start)
+        self.click(name, *end)
+
+    def _name(self, id):
+        return getattr(self.blocks.blocks.get(id), 'elem_id', None)
+
+
+@pytest.fixture
+def page(inferencer, image):
+    page = Page(inferencer)
+    page.choose(png(image))
+    return page
+
+
+def change(page, what):
+    """The arrows shared by two tabs, in each way there is."""
+    if what in ('undo', 'clear'):
+        page.fire(f'video-{what}', 'click')
+    elif what == 'image':
+        page.choose(png(page.session.image[:20, :30]))
+    else:
+        page.draw(what, (30, 30), (33, 30))
+        page.fire('video-tab', 'select')
+
+
+@pytest.mark.parametrize('what', ['undo', 'clear', 'video', 'flow', 'image'])
+@pytest.mark.parametrize('form', ['mp4', 'gif'])
+def test_a_video_of_other_arrows_is_not_offered(page, what, form):
+    page.shown |= {'video-form': form, 'video-frames': 2}
+    component = 'video-movie' if form == 'mp4' else 'video-gif'
+    page.draw('video', (10, 12), (19, 8))
+    page.fire('video-run', 'click')
+    page.click('video', 5, 5)  # begins an arrow, which changes nothing yet
+    page.fire('video-tab', 'select')
+    assert page.shown[component] == page.shown['video-file'] and page.usable['video-file']
+    page.fire('video-undo', 'click')
+    assert page.shown['video-file']
+    change(page, what)
+    assert page.shown[component] is None and page.shown['video-file'] is None
+    assert not page.usable['video-file']
+
+
+@pytest.mark.parametrize('what', ['clear', 'image'])
+def test_a_change_during_an_animation_leaves_no_video_of_before(page, inferencer, what, monkeypatch):
+    page.shown |= {'video-frames': 2}
+    page.draw('video', (10, 12), (19, 8))
+    propagate = inferencer.propagate
+
+    def slow(*args, **kwargs):
+        change(page, what)
+        return propagate(*args, **kwargs)
+
+    monkeypatch.setattr(inferencer, 'propagate', slow)
+    page.fire('video-run', 'click')
+    told = 'the arrows were changed' if what == 'clear' else 'another image was loaded'
+    assert f'Not done: {told} meanwhile' in page.shown['video-status']
+    assert page.session.video is None and page.shown['video-file'] is None
+    assert page.shown['video-movie'] is None and not page.usable['video-file']
