@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import InputError, check_choice
+from .errors import InputError, InputWarning, check_choice
 
 COLLISIONS = ('last', 'mean', 'error')
 OUT_OF_RANGE = ('warn', 'clip', 'rescale', 'error')
@@ -155,7 +155,7 @@ def raise_or_warn(largest: float, limit: float | None, out_of_range: str) -> Non
     if out_of_range == 'error':
         raise InputError(message)
     if out_of_range == 'warn':
-        warnings.warn(message, stacklevel=4)
+        warnings.warn(message, InputWarning, stacklevel=4)
 
 
 def to_working_size(arrows: Tensor, size: tuple[int, int], working: tuple[int, int]) -> Tensor:

@@ -1,10 +1,14 @@
-"""The error of everything that a user of the APIs hands in."""
+"""The error and the warning of everything that a user of the APIs hands in."""
 
 from numbers import Integral
 
 
 class InputError(ValueError):
     """An image, arrow, option or model name that cannot be used; the message is one sentence."""
+
+
+class InputWarning(UserWarning):
+    """An input that is used but may not give what was meant; the message is one sentence, without a stop."""
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -5,6 +5,7 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -19,7 +20,7 @@ from ..annotation import PointAnnotator
 from ..arrows import to_working_size
 from ..clicks import AnnotationSession, Clicks
 from ..command_line import png
-from ..errors import InputError, check_choice
+from ..errors import InputError, InputWarning, check_choice
 from ..guided_video import animate
 from ..images import decode_image
 from ..inferencer import CMPInferencer, EncodedImage, flow_to_array
@@ -166,8 +167,7 @@ class PageSession:
             InputError: no image or no arrows, or they were changed meanwhile.
         """
         image, rows, clicked = self._image(), self._rows(), list(self.arrows.items)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter('always')
+        with _input_warnings() as caught:
             encoded = self._encoded or inferencer.encode(image, color_order='rgb')
             flow = flow_to_array(inferencer.propagate(encoded, rows))[0]
         if self.image is image:
@@ -176,7 +176,7 @@ class PageSession:
         self.flow = flow
         speed = np.hypot(flow[..., 0], flow[..., 1])
         told = f'Mean motion {speed.mean():.3g} px, fastest {speed.max():.3g} px.'
-        return ' '.join([told, *(f'Warning: {each.message}.' for each in caught)])
+        return ' '.join([told, *caught])
 
     def flow_pictures(self, max_radius: float) -> tuple[np.ndarray, np.ndarray] | None:
         """The flow in colours, and over the image with the arrows; both with a legend."""
@@ -226,8 +226,7 @@ class PageSession:
         path = self._place() / f'animation.{form}'
         check_video_path(path, fps)
         image, rows, clicked = self._image(), self._rows(), list(self.arrows.items)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter('always')
+        with _input_warnings() as caught:
             frames = animate(
                 inferencer, image, rows, num_frames=num_frames, motion=motion, fill=fill, color_order='rgb'
             )
@@ -235,8 +234,7 @@ class PageSession:
         self._check_unchanged(image, clicked)
         self.video = str(path)
         told = f'{count} frames of {image.shape[1]} x {image.shape[0]} pixels at {fps:g} per second.'
-        messages = dict.fromkeys(str(each.message) for each in caught)
-        return str(path), ' '.join([told, *(f'Warning: {message}.' for message in messages)])
+        return str(path), ' '.join([told, *caught])
 
     # Masks
 
@@ -380,6 +378,25 @@ class PageSession:
         paths = [self._place() / name for name in files]
         write_whole(list(zip(paths, files.values(), strict=True)))
         return [str(path) for path in paths]
+
+
+@contextmanager
+def _input_warnings() -> Iterator[list[str]]:
+    """Gather this project's warnings on the input: a list of sentences, filled at the end."""
+    sentences: list[str] = []
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always', InputWarning)
+            yield sentences
+    finally:
+        for each in caught:
+            sentence = f'Warning: {each.message}.'
+            if not issubclass(each.category, InputWarning):
+                # The filters are of the whole process: another thread's is shown where it would have been.
+                warnings.showwarning(each.message, each.category, each.filename, each.lineno)
+            elif sentence not in sentences:
+                sentences.append(sentence)
 
 
 def _on_zoomed(points: np.ndarray, zoom: int) -> np.ndarray:

@@ -1,3 +1,4 @@
+import warnings
 import zipfile
 
 import cv2
@@ -271,3 +272,25 @@ def test_an_image_of_a_few_pixels_stays_small():
     session = PageSession()
     session.load(png(np.zeros((3, 1024, 3), np.uint8)), 4096)
     assert session.zoom == 2 and session.arrow_picture().shape == (6, 2048, 3)
+
+
+@pytest.mark.parametrize('result', ['flow', 'video'])
+def test_only_warnings_on_the_input_are_told(session, make_inferencer, monkeypatch, result):
+    """Other threads of the server warn meanwhile, in all categories, of what is no matter of a visitor's."""
+    inferencer = make_inferencer()
+    propagate = inferencer.propagate
+
+    def noisy(*args, **kwargs):
+        for category in (DeprecationWarning, FutureWarning, UserWarning):
+            warnings.warn('the parameter goes away.', category, stacklevel=1)
+        return propagate(*args, **kwargs)
+
+    monkeypatch.setattr(inferencer, 'propagate', noisy)
+    draw(session, (0, 12), (58, 12))
+    with pytest.warns(UserWarning, match='goes away') as seen:
+        if result == 'flow':
+            told = session.propagate(inferencer)
+        else:
+            told = session.animate(inferencer, 'gif', 2, 10.0, 'straight', 'nearest')[1]
+    assert len(seen) >= 3 and 'goes away' not in told
+    assert told.count('Warning') == 1 and 'Warning: an arrow has a component of 58' in told
