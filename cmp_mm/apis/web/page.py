@@ -43,8 +43,9 @@ def build_page(inferencer: CMPInferencer | None, max_side: int = 1024) -> gr.Blo
         if inferencer is None:
             gr.Markdown(_NO_NETWORK, elem_id='no-checkpoint')
             return page
-        # Made anew for every visitor.
-        session = gr.State(PageSession)
+        # The first is what a page has whose session was lost, and any page until its own is made for it.
+        session = gr.State(PageSession(lost=True))
+        page.load(PageSession, None, session, **tabs.QUICK)
         gr.Markdown(_INTRODUCTION)
         with gr.Row():
             file = gr.File(label='Image', file_types=['image'], type='binary', height=110, elem_id='file')

@@ -38,6 +38,9 @@ _COLOURS = ((0, 160, 255), (255, 120, 0), (120, 200, 0), (200, 60, 220), (240, 2
 class PageSession:
     """One visitor's image and clicks.
 
+    Args:
+        lost: it stands for one that is gone, whose image the page may still show.
+
     Attributes:
         image: (H, W, 3) uint8 RGB; None before one is loaded.
         zoom: the pictures to click on are this many times larger, so that pixels of small images can be hit.
@@ -46,9 +49,11 @@ class PageSession:
         flow: (H, W, 2) float32 of the arrows as they were when it was made; None if they have changed.
         video: path of the animation, likewise.
         annotation: points and masks; None before the first point.
+        lost: see Args; until an image is loaded.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lost: bool = False) -> None:
+        self.lost = lost
         self.image: np.ndarray | None = None
         self.zoom = 1
         self.arrows = Clicks((1, 1))
@@ -84,6 +89,7 @@ class PageSession:
             image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
             told += f' Shrunk to {width} x {height}: all results have that size.'
         self.image, self._file_size, self.zoom = image, file_size, zoom_for(height, width, 480)
+        self.lost = False
         self.arrows, self.start = Clicks((height, width)), None
         self._forget_results()
         self.annotation, self._encoded = None, None
@@ -128,6 +134,7 @@ class PageSession:
 
     def undo_arrow(self) -> str:
         """Drop the arrow begun, else take the last change back."""
+        self._image()
         if self.start is not None:
             self.start = None
             return 'The arrow begun is dropped.'
@@ -138,6 +145,7 @@ class PageSession:
 
     def clear_arrows(self) -> str:
         """Remove all arrows; can be undone."""
+        self._image()
         self.arrows.clear()
         self.start = None
         self._forget_results()
@@ -223,9 +231,9 @@ class PageSession:
             InputError: no image, no arrows, an option that cannot be used, or image or arrows were changed
                 meanwhile.
         """
+        image, rows, clicked = self._image(), self._rows(), list(self.arrows.items)
         path = self._place() / f'animation.{form}'
         check_video_path(path, fps)
-        image, rows, clicked = self._image(), self._rows(), list(self.arrows.items)
         with _input_warnings() as caught:
             frames = animate(
                 inferencer, image, rows, num_frames=num_frames, motion=motion, fill=fill, color_order='rgb'
@@ -316,6 +324,7 @@ class PageSession:
         Raises:
             InputError: no object is finished.
         """
+        self._image()
         objects = [] if self.annotation is None else self.annotation.objects
         if not objects:
             raise InputError('no object is finished; expected at least one to export')
@@ -334,11 +343,17 @@ class PageSession:
     # Parts
 
     def _image(self) -> np.ndarray:
+        if self.lost:
+            raise InputError(
+                'there is no image yet, or no longer: the server was restarted, had too many visitors or '
+                'waited too long for this page; choose the image again'
+            )
         if self.image is None:
             raise InputError('there is no image yet; choose one first')
         return self.image
 
     def _annotation(self) -> AnnotationSession:
+        self._image()
         if self.annotation is None:
             raise InputError('there are no points yet; click on the image first')
         return self.annotation

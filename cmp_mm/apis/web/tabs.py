@@ -33,7 +33,7 @@ class Tab:
     Attributes:
         tab: the tab.
         all: the components that show what the session holds.
-        show: their values, given a session.
+        show: their values, given a session; as they are, of one without an image.
         results: components whose content is of no use any more once another image is loaded.
         no_results: their values then.
     """
@@ -100,6 +100,8 @@ class _ArrowEditor:
         return [self.canvas, self.arrows]
 
     def show(self, state: PageSession) -> list[Any]:
+        if state.image is None:
+            return [gr.skip()] * len(self.all)
         return [state.arrow_picture(), state.arrow_list()]
 
 
@@ -154,7 +156,7 @@ def flow_tab(session: gr.State, inferencer: CMPInferencer) -> Tab:
         results = [plain, over, flo, npz]
 
         def nothing(state: PageSession) -> list[Any]:
-            if state.flow is not None:
+            if state.image is None or state.flow is not None:
                 return [gr.skip()] * len(results)
             return [None, None, *[gr.update(value=None, interactive=False)] * 2]
 
@@ -213,7 +215,7 @@ def video_tab(session: gr.State, inferencer: CMPInferencer) -> Tab:
         results = [movie, gif, file]
 
         def nothing(state: PageSession) -> list[Any]:
-            if state.video is not None:
+            if state.image is None or state.video is not None:
                 return [gr.skip()] * len(results)
             return [None, None, gr.update(value=None, interactive=False)]
 
@@ -287,8 +289,13 @@ def mask_tab(session: gr.State, inferencer: CMPInferencer) -> Tab:
             inferencer, method=method, threshold=threshold, velocity=velocity, zoom_factor=zoom
         )
 
+    def show(state: PageSession) -> list[Any]:
+        if state.image is None:
+            return [gr.skip()] * 2
+        return [state.mask_picture(), state.mask_summary()]
+
     def answer(state: PageSession, told: str) -> list[Any]:
-        return [told, state.mask_picture(), state.mask_summary()]
+        return [told, *show(state)]
 
     def click(
         state: PageSession, mode: str, method: str, threshold: float, velocity: float, zoom: float,
@@ -332,8 +339,5 @@ def mask_tab(session: gr.State, inferencer: CMPInferencer) -> Tab:
     gr.on([each.change for each in (method, zoom)], change, [session, *options], outputs, **drawn)
     gr.on([each.release for each in (threshold, velocity)], change, [session, *options], outputs, **drawn)
     export.click(write, [session], [status, *files], **QUICK)
-
-    def show(state: PageSession) -> list[Any]:
-        return [state.mask_picture(), state.mask_summary()]
 
     return Tab(tab, [canvas, summary], show, [status, *files], ['', *no_files])

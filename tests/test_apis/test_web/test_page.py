@@ -1,12 +1,12 @@
 """What the page's events answer, without a browser."""
 
+import copy
 import inspect
 from types import SimpleNamespace
 
 import pytest
 
 from cmp_mm.apis.command_line import png
-from cmp_mm.apis.web import PageSession
 
 gradio = pytest.importorskip('gradio', reason="the page needs gradio: pip install 'cmp_mm[web]'")
 
@@ -18,7 +18,9 @@ class Page:
         from cmp_mm.apis.web.page import build_page
 
         self.blocks = build_page(inferencer)
-        self.session = PageSession()
+        self.lose()
+        (load,) = (each for each in self.blocks.fns.values() if each.targets[0][1] == 'load')
+        self.session = load.fn()
         self.shown = {self._name(id): getattr(each, 'value', None) for id, each in self.blocks.blocks.items()}
         self.usable = {}
 
@@ -45,6 +47,11 @@ class Page:
                     self.usable[component.elem_id] = answer['interactive']
             else:
                 self.shown[component.elem_id] = answer
+
+    def lose(self):
+        """What a page finds on a server that was restarted or had too many visitors."""
+        (state,) = (each for each in self.blocks.blocks.values() if isinstance(each, gradio.State))
+        self.session = copy.deepcopy(state.value)
 
     def choose(self, data):
         self.shown['file'] = data
@@ -113,3 +120,53 @@ def test_a_change_during_an_animation_leaves_no_video_of_before(page, inferencer
     assert f'Not done: {told} meanwhile' in page.shown['video-status']
     assert page.session.video is None and page.shown['video-file'] is None
     assert page.shown['video-movie'] is None and not page.usable['video-file']
+
+
+BUTTONS = [
+    f'{tab}-{button}'
+    for tab, buttons in (
+        ('flow', ('canvas', 'undo', 'clear', 'run')),
+        ('video', ('canvas', 'undo', 'clear', 'run')),
+        ('mask', ('canvas', 'undo', 'finish', 'drop', 'export')),
+    )
+    for button in buttons
+]
+
+
+@pytest.mark.parametrize('name', BUTTONS)
+def test_a_lost_session_is_told_and_the_page_stays_as_it_is(page, image, name):
+    page.draw('flow', (10, 12), (19, 8))
+    page.fire('flow-run', 'click')
+    page.click('mask', 20, 20)
+    page.fire('video-tab', 'select')
+    before = dict(page.shown)
+    page.lose()
+    tab = name.partition('-')[0]
+    if name.endswith('canvas'):
+        page.click(tab, 3, 3)
+    else:
+        page.fire(name, 'click')
+    assert 'no image yet, or no longer: the server was restarted' in page.shown[f'{tab}-status']
+    assert 'choose the image again' in page.shown[f'{tab}-status']
+    for tab in ('flow-tab', 'video-tab'):
+        page.fire(tab, 'select')
+    for kept in (
+        'flow-canvas',
+        'flow-arrows',
+        'flow-picture',
+        'flow-flo',
+        'video-arrows',
+        'mask-canvas',
+        'mask-summary',
+    ):
+        assert page.shown[kept] is before[kept] and before[kept] is not None
+    page.choose(png(image))
+    page.draw('flow', (10, 12), (19, 8))
+    page.fire('flow-run', 'click')
+    assert 'Mean motion' in page.shown['flow-status']
+
+
+def test_a_page_just_opened_asks_for_an_image(inferencer):
+    page = Page(inferencer)
+    page.fire('flow-run', 'click')
+    assert page.shown['flow-status'] == 'Not done: there is no image yet; choose one first.'
