@@ -288,18 +288,27 @@ class PageSession:
         dropped = self._annotation().drop_object()
         return 'The object finished last is removed.' if dropped else 'There is no finished object.'
 
-    def mask_summary(self) -> str:
-        """One line on the points, the mask in work and the finished objects."""
+    def make_mask(self) -> None:
+        """Make the mask of the object in work, unless it is made already.
+
+        Raises:
+            InputError: the network refuses its points.
+        """
+        if self.annotation is not None:
+            self.annotation.mask()
+
+    def mask_summary(self, masked: bool = True) -> str:
+        """One line on the points, the finished objects and, if ``masked``, the mask in work."""
         if self.annotation is None:
             return 'Nothing is marked.'
         counts = [len(self.annotation.points(kind)) for kind in POINT_MODES[:2]]
-        made = self.annotation.mask()
+        made = self.annotation.mask() if masked else None
         area = '' if made is None else f', mask of {int(made.mask.sum())} pixels ({made.mask.mean():.1%})'
         finished = len(self.annotation.objects)
         return f'Positive points: {counts[0]}, static: {counts[1]}{area}. Finished objects: {finished}.'
 
-    def mask_picture(self) -> np.ndarray | None:
-        """The image with masks and points, ``zoom`` times larger."""
+    def mask_picture(self, masked: bool = True) -> np.ndarray | None:
+        """The image with objects, points and, if ``masked``, the mask in work; ``zoom`` times larger."""
         if self.image is None:
             return None
         picture = enlarge(self.image, self.zoom)
@@ -308,7 +317,7 @@ class PageSession:
         for number, mask in enumerate(self.annotation.objects, 1):
             colour = _COLOURS[1:][(number - 1) % (len(_COLOURS) - 1)]
             picture = overlay_mask(picture, self._enlarged(mask), colour)
-        made = self.annotation.mask()
+        made = self.annotation.mask() if masked else None
         if made is not None:
             picture = overlay_mask(picture, self._enlarged(made.mask), _COLOURS[0])
         picture = _dots(picture, self.annotation.points('positive'), self.zoom)

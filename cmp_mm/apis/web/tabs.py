@@ -292,10 +292,18 @@ def mask_tab(session: gr.State, inferencer: CMPInferencer) -> Tab:
     def show(state: PageSession) -> list[Any]:
         if state.image is None:
             return [gr.skip()] * 2
-        return [state.mask_picture(), state.mask_summary()]
+        try:
+            return [state.mask_picture(), state.mask_summary()]
+        except InputError:  # the network refuses these points; whoever made the mask says so
+            return [state.mask_picture(masked=False), state.mask_summary(masked=False)]
 
-    def answer(state: PageSession, told: str) -> list[Any]:
-        return [told, *show(state)]
+    def answer(state: PageSession, step: Callable[[], str]) -> list[Any]:
+        def masked() -> str:
+            told = step()
+            state.make_mask()
+            return told
+
+        return [attempt(masked), *show(state)]
 
     def click(
         state: PageSession, mode: str, method: str, threshold: float, velocity: float, zoom: float,
@@ -305,7 +313,7 @@ def mask_tab(session: gr.State, inferencer: CMPInferencer) -> Tab:
             prepare(state, method, threshold, velocity, zoom)
             return state.click_point(event.index, mode)
 
-        return answer(state, attempt(step))
+        return answer(state, step)
 
     def change(state: PageSession, *chosen: Any) -> list[Any]:
         def step() -> str:
@@ -313,13 +321,13 @@ def mask_tab(session: gr.State, inferencer: CMPInferencer) -> Tab:
                 prepare(state, *chosen)
             return ''
 
-        return answer(state, attempt(step))
+        return answer(state, step)
 
     no_files = [gr.update(value=None, interactive=False)] * len(files)
 
     def button(step: Callable[[PageSession], str]) -> Callable[[PageSession], list[Any]]:
         # What was exported before is no longer what there is.
-        return lambda state: [*answer(state, attempt(lambda: step(state))), *no_files]
+        return lambda state: [*answer(state, lambda: step(state)), *no_files]
 
     def write(state: PageSession) -> list[Any]:
         try:

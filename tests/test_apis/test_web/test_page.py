@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from cmp_mm.apis import CMPInferencer
 from cmp_mm.apis.command_line import png
 
 gradio = pytest.importorskip('gradio', reason="the page needs gradio: pip install 'cmp_mm[web]'")
@@ -170,3 +171,20 @@ def test_a_page_just_opened_asks_for_an_image(inferencer):
     page = Page(inferencer)
     page.fire('flow-run', 'click')
     assert page.shown['flow-status'] == 'Not done: there is no image yet; choose one first.'
+
+
+def test_points_the_network_refuses_are_told_and_drawn(tiny_config, weights, image):
+    config = copy.deepcopy(tiny_config)
+    config.model.codec.max_flow = 5.0  # less than the pull of 10 px
+    page = Page(CMPInferencer(config, weights, 'cpu', out_of_range='error'))
+    page.choose(png(image))
+    plain = page.shown['mask-canvas']
+    page.click('mask', 20, 20)
+    assert page.shown['mask-status'].startswith('Not done: an arrow has a component of ')
+    assert page.shown['mask-summary'] == 'Positive points: 1, static: 0. Finished objects: 0.'
+    assert (page.shown['mask-canvas'] != plain).any()
+    page.fire('mask-finish', 'click')
+    assert page.shown['mask-status'].startswith('Not done: an arrow has a component of ')
+    page.fire('mask-undo', 'click')
+    assert page.shown['mask-status'] == 'Taken back.'
+    assert (page.shown['mask-canvas'] == plain).all()
