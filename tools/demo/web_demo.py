@@ -33,6 +33,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar='PIXELS',
         help='shrink images whose long side is larger (default: %(default)s)',
     )
+    parser.add_argument(
+        '--crop-size',
+        type=int,
+        default=384,
+        metavar='PIXELS',
+        help='where masks look at a square around the points, it is enlarged to this; best the size the '
+        'network was trained with (default: %(default)s)',
+    )
     add_network_options(parser)
     # Clicked arrows are easily too long, and a page has no place for warnings.
     parser.set_defaults(out_of_range='rescale')
@@ -41,6 +49,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f'--port is {args.port}; expected 1 to 65535')
     if args.max_side < 1:
         parser.error(f'--max-side is {args.max_side}; expected pixels, at least 1')
+    if args.crop_size < 1:
+        parser.error(f'--crop-size is {args.crop_size}; expected pixels, at least 1')
     return args
 
 
@@ -55,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     else:
         inferencer = build_inferencer(args)
-    serve(inferencer, args.host, args.port, args.max_side)
+    serve(inferencer, args.host, args.port, args.max_side, args.crop_size)
 
 
 if __name__ == '__main__':

@@ -23,18 +23,20 @@ It leaves checkpoints in the folder `train` of what it writes. Then start the pa
 config it was trained with, or with a checkpoint of the reference implementation, which needs no config:
 
 ```bash
-python tools/demo/web_demo.py --config cmp_resnet18-plain_quick-1xb16-800_pairs-96x96 --checkpoint CHECKPOINT
+python tools/demo/web_demo.py --config cmp_resnet18-plain_quick-1xb16-800_pairs-96x96 --crop-size 96 \\
+    --checkpoint CHECKPOINT
 ```
 
 `python tools/train.py CONFIG` trains a network of `configs/cmp`."""
 
 
-def build_page(inferencer: CMPInferencer | None, max_side: int = 1024) -> gr.Blocks:
+def build_page(inferencer: CMPInferencer | None, max_side: int = 1024, crop_size: int = 384) -> gr.Blocks:
     """Lay out the page.
 
     Args:
         inferencer: the network, shared by all visitors; None shows how to get one instead.
         max_side: see :func:`cmp_mm.apis.web.serve`.
+        crop_size: likewise.
     """
     hourly = (3600, 6 * 3600)
     with gr.Blocks(
@@ -53,7 +55,7 @@ def build_page(inferencer: CMPInferencer | None, max_side: int = 1024) -> gr.Blo
         with gr.Tabs():
             flow = tabs.flow_tab(session, inferencer)
             video = tabs.video_tab(session, inferencer)
-            masks = tabs.mask_tab(session, inferencer)
+            masks = tabs.mask_tab(session, inferencer, crop_size)
 
         every = (flow, video, masks)
         outputs = [loaded]

@@ -37,6 +37,7 @@ def serve(
     host: str = '127.0.0.1',
     port: int | None = None,
     max_side: int = 1024,
+    crop_size: int = 384,
 ) -> None:
     """Serve the page until interrupted; for the main thread of a program.
 
@@ -45,6 +46,7 @@ def serve(
         host: address to listen at; others than the loopback's can be reached by other machines.
         port: None takes the first free one from 7860 on.
         max_side: larger images are shrunk until their long side has this many pixels.
+        crop_size: see `cmp_mm.apis.PointAnnotator`; where the page looks at a square around the points.
 
     Raises:
         InputError: gradio is not installed.
@@ -64,7 +66,7 @@ def serve(
             os.environ[name] = ','.join(filter(None, [os.environ.get(name), host, *sorted(_LOOPBACK)]))
         # Not passing any leaves it to the environment.
         os.environ.pop('GRADIO_ALLOWED_PATHS', None)
-        page = build_page(inferencer, max_side)
+        page = build_page(inferencer, max_side, crop_size)
         page.queue(default_concurrency_limit=4, max_size=64, api_open=False)
         gate = Middleware(Gate, folder=Path(folder), hosts=_LOOPBACK if host in _LOOPBACK else None)
         # gradio waits for an interrupt alone; uploads must not outlive the server either way.

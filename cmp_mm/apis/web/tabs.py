@@ -252,8 +252,8 @@ def video_tab(session: gr.State, inferencer: CMPInferencer) -> Tab:
     )
 
 
-def mask_tab(session: gr.State, inferencer: CMPInferencer) -> Tab:
-    """Points to masks."""
+def mask_tab(session: gr.State, inferencer: CMPInferencer, crop_size: int) -> Tab:
+    """Points to masks; ``crop_size`` is that of a `PointAnnotator`."""
     with gr.Tab('Masks', elem_id='mask-tab') as tab, gr.Row():
         with gr.Column(scale=2):
             mode = gr.Radio(
@@ -286,7 +286,12 @@ def mask_tab(session: gr.State, inferencer: CMPInferencer) -> Tab:
 
     def prepare(state: PageSession, method: str, threshold: float, velocity: float, zoom: float) -> None:
         state.prepare_masks(
-            inferencer, method=method, threshold=threshold, velocity=velocity, zoom_factor=zoom
+            inferencer,
+            method=method,
+            threshold=threshold,
+            velocity=velocity,
+            zoom_factor=zoom,
+            crop_size=crop_size,
         )
 
     def show(state: PageSession) -> list[Any]:

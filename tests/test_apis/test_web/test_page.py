@@ -15,10 +15,10 @@ gradio = pytest.importorskip('gradio', reason="the page needs gradio: pip instal
 class Page:
     """One visitor's page: the values its components show, by elem_id."""
 
-    def __init__(self, inferencer):
+    def __init__(self, inferencer, **options):
         from cmp_mm.apis.web.page import build_page
 
-        self.blocks = build_page(inferencer)
+        self.blocks = build_page(inferencer, **options)
         self.lose()
         (load,) = (each for each in self.blocks.fns.values() if each.targets[0][1] == 'load')
         self.session = load.fn()
@@ -188,3 +188,19 @@ def test_points_the_network_refuses_are_told_and_drawn(tiny_config, weights, ima
     page.fire('mask-undo', 'click')
     assert page.shown['mask-status'] == 'Taken back.'
     assert (page.shown['mask-canvas'] == plain).all()
+
+
+def test_the_square_of_the_points_is_enlarged_to_what_the_network_knows(inferencer, image, monkeypatch):
+    page = Page(inferencer, crop_size=96)
+    page.choose(png(image))
+    page.shown |= {'mask-zoom': 4}
+    page.click('mask', 20, 20)
+    seen, encode = [], inferencer.encode
+
+    def remember(image, **options):
+        seen.append(options.get('working_size'))
+        return encode(image, **options)
+
+    monkeypatch.setattr(inferencer, 'encode', remember)
+    page.click('mask', 25, 20)
+    assert seen == [(96, 96)]

@@ -72,7 +72,7 @@ def test_without_a_checkpoint_the_page_tells_how_to_make_one(tool, monkeypatch, 
     served = []
     monkeypatch.setattr(tool, 'serve', lambda *args: served.append(args))
     tool.main([])
-    assert served == [(None, '127.0.0.1', None, 1024)]
+    assert served == [(None, '127.0.0.1', None, 1024, 384)]
     assert 'quickstart' in capsys.readouterr().err
     pytest.importorskip('gradio', reason="the page needs gradio: pip install 'cmp_mm[web]'")
     from cmp_mm.apis.web.page import build_page
@@ -83,7 +83,12 @@ def test_without_a_checkpoint_the_page_tells_how_to_make_one(tool, monkeypatch, 
 
 
 @pytest.mark.parametrize(
-    ('options', 'message'), [(['--port', '0'], '--port is 0'), (['--max-side', '0'], '--max-side is 0')]
+    ('options', 'message'),
+    [
+        (['--port', '0'], '--port is 0'),
+        (['--max-side', '0'], '--max-side is 0'),
+        (['--crop-size', '0'], '--crop-size is 0'),
+    ],
 )
 def test_wrong_options(tool, capsys, options, message):
     with pytest.raises(SystemExit):
