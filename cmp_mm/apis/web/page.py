@@ -7,7 +7,10 @@ from ..inferencer import CMPInferencer
 from . import tabs
 from .session import PageSession
 
-CSS = '#page {max-width: 1280px; margin: auto} .clickable img {cursor: crosshair}'
+# Over the field for files, gradio lays "Error" after one that is too large, and then no click reaches it.
+CSS = """#page {max-width: 1280px; margin: auto}
+.clickable img {cursor: crosshair}
+#file [data-testid="status-tracker"] {display: none}"""
 
 _INTRODUCTION = """# Motion propagation
 A few arrows become the motion of the whole image. Choose an image, then click."""
@@ -50,7 +53,8 @@ def build_page(inferencer: CMPInferencer | None, max_side: int = 1024, crop_size
         page.load(PageSession, None, session, **tabs.QUICK)
         gr.Markdown(_INTRODUCTION)
         with gr.Row():
-            file = gr.File(label='Image', file_types=['image'], type='binary', height=110, elem_id='file')
+            # Without file_types: the server says in words what is no image, and the field stays usable.
+            file = gr.File(label='Image', type='binary', height=110, elem_id='file')
             loaded = gr.Textbox(label='Loaded', interactive=False, elem_id='loaded')
         with gr.Tabs():
             flow = tabs.flow_tab(session, inferencer)

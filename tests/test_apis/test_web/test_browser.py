@@ -47,7 +47,8 @@ class Page:
 
     def choose(self, path):
         # Chosen again, the field has given way to the name of the file before.
-        cross = self.one('#file button[aria-label="Clear"], #file button[aria-label="Remove this file"]')
+        labels = '[aria-label="Clear"], [aria-label="Remove this file"]'
+        cross = self.one(f'#file > .icon-button-wrapper button:is({labels}), #file td button:is({labels})')
         if cross is not None:
             cross.click()
         self.wait(lambda: self.one('#file input[type=file]')).send_keys(str(path))
@@ -230,6 +231,34 @@ def test_a_file_that_is_no_image(page, tmp_path):
     (tmp_path / 'broken.png').write_text('no image')
     page.choose(tmp_path / 'broken.png')
     page.wait_text('loaded', 'Not done: the file is not a whole image file')
+
+
+@pytest.mark.parametrize('wrong', ['text', 'too large'])
+def test_a_wrong_file_leaves_the_field_usable(page, picture, tmp_path, wrong):
+    file = tmp_path / ('wrong.txt' if wrong == 'text' else 'wrong.png')
+    file.write_text('no image')
+    first = page.browser.current_window_handle
+    page.browser.switch_to.new_window('tab')
+    try:
+        page.open()
+        if wrong == 'text':
+            page.choose(file)
+            page.wait_text('loaded', 'Not done: the file is not a whole image file')
+        else:
+            os.truncate(file, 2**26 + 1)
+            page.choose(file)
+            page.wait(lambda: 'maximum allowed size of 64' in page.one('body').text)
+        on_top = page.browser.execute_script(
+            'const box = document.querySelector("#file").getBoundingClientRect();'
+            'const top = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);'
+            'return top.closest("#file") !== null && top.closest("[data-testid=status-tracker]") === null'
+        )
+        assert on_top
+        page.choose(picture[0])
+        page.wait_text('loaded', 'Image of 61 x 45 pixels.')
+    finally:
+        page.browser.close()
+        page.browser.switch_to.window(first)
 
 
 def test_nothing_leaves_this_machine(page, server):
