@@ -24,6 +24,7 @@ QUICK: dict[str, Any] = dict(
 NETWORK: dict[str, Any] = dict(api_visibility='private', concurrency_limit=1, concurrency_id='network')
 
 _HEIGHT = 440
+_RADIUS = 20.0  # pixels of full colour, until others are asked for
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def flow_tab(session: gr.State, inferencer: CMPInferencer) -> Tab:
         with right:
             with gr.Row():
                 run = gr.Button('Propagate', variant='primary', elem_id='flow-run')
-                radius = gr.Number(20, label='Pixels of full colour', minimum=0.1, elem_id='flow-radius')
+                radius = gr.Number(_RADIUS, label='Pixels of full colour', elem_id='flow-radius')
             over = _picture('Flow over the image', 'flow-overlay')
             plain = _picture('Flow', 'flow-picture')
             with gr.Row():
@@ -163,27 +164,35 @@ def flow_tab(session: gr.State, inferencer: CMPInferencer) -> Tab:
         with left:
             editor = _arrow_editor(session, 'flow', results, nothing)
 
-    def show_results(state: PageSession, max_radius: float | None) -> list[Any]:
-        pictures = state.flow_pictures(max_radius or 0)
-        if pictures is None:
-            return nothing(state)
-        return [*pictures, *(gr.update(value=path, interactive=True) for path in state.flow_files())]
+    def paint(state: PageSession, max_radius: float | None) -> tuple[str, list[Any]]:
+        """What is wrong with the radius, and the pictures."""
+        try:
+            pictures = state.flow_pictures(_RADIUS if max_radius is None else max_radius)
+        except InputError as error:
+            return f'No picture: {error}.', [None, None]
+        return '', [gr.skip()] * 2 if pictures is None else list(pictures)
 
     def propagate(state: PageSession, max_radius: float | None) -> list[Any]:
         try:
             told = state.propagate(inferencer)
-            return [told, *show_results(state, max_radius)]
+            paths = state.flow_files()
         except (InputError, OSError) as error:
             return [failed(error), *[gr.skip()] * len(results)]
+        if paths is None:  # an arrow was changed since
+            return [told, *nothing(state)]
+        wrong, pictures = paint(state, max_radius)
+        return [
+            ' '.join(filter(None, [told, wrong])),
+            *pictures,
+            *(gr.update(value=path, interactive=True) for path in paths),
+        ]
 
     def recolour(state: PageSession, max_radius: float | None) -> list[Any]:
-        try:
-            return [gr.skip(), *show_results(state, max_radius)]
-        except (InputError, OSError) as error:
-            return [failed(error), *[gr.skip()] * len(results)]
+        wrong, pictures = paint(state, max_radius)
+        return [wrong, gr.skip(), gr.skip()] if wrong else [gr.skip(), *pictures]
 
     run.click(propagate, [session, radius], [editor.status, *results], **NETWORK)
-    radius.submit(recolour, [session, radius], [editor.status, *results], **QUICK)
+    gr.on([radius.submit, radius.blur], recolour, [session, radius], [editor.status, plain, over], **QUICK)
     return Tab(
         tab,
         [*editor.all, *results],

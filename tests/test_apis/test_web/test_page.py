@@ -204,3 +204,34 @@ def test_the_square_of_the_points_is_enlarged_to_what_the_network_knows(inferenc
     monkeypatch.setattr(inferencer, 'encode', remember)
     page.click('mask', 25, 20)
     assert seen == [(96, 96)]
+
+
+@pytest.mark.parametrize('event', ['submit', 'blur'])
+def test_another_radius_recolours_the_flow(page, event):
+    page.draw('flow', (10, 12), (19, 8))
+    page.fire('flow-run', 'click')
+    before, file = page.shown['flow-picture'], page.shown['flow-flo']
+    page.shown['flow-radius'] = 3
+    page.fire('flow-radius', event)
+    assert (page.shown['flow-picture'] != before).any() and page.shown['flow-flo'] == file
+    page.shown['flow-radius'] = 20
+    page.fire('flow-radius', event)
+    assert (page.shown['flow-picture'] == before).all()
+    page.shown['flow-radius'] = 0
+    page.fire('flow-radius', event)
+    assert page.shown['flow-status'].startswith('No picture: the radius is 0')
+    assert (page.shown['flow-picture'] == before).all()
+
+
+@pytest.mark.parametrize('radius', [None, 0, -3])
+def test_the_flow_is_given_whatever_the_radius(page, radius):
+    page.draw('flow', (10, 12), (19, 8))
+    number = next(each for each in page.blocks.blocks.values() if each.elem_id == 'flow-radius')
+    page.shown['flow-radius'] = number.preprocess(radius)
+    page.fire('flow-run', 'click')
+    assert page.shown['flow-status'].startswith('Mean motion')
+    assert page.usable['flow-flo'] and page.usable['flow-npz']
+    if radius is None:  # as at first
+        assert page.shown['flow-picture'] is not None
+    else:
+        assert f'No picture: the radius is {radius}; expected pixels above 0.' in page.shown['flow-status']
