@@ -1,5 +1,7 @@
 """The page: one image, three tabs. Imported only where gradio is installed."""
 
+import threading
+
 import gradio as gr
 
 from ..errors import InputError
@@ -33,13 +35,19 @@ python tools/demo/web_demo.py --config cmp_resnet18-plain_quick-1xb16-800_pairs-
 `python tools/train.py CONFIG` trains a network of `configs/cmp`."""
 
 
-def build_page(inferencer: CMPInferencer | None, max_side: int = 1024, crop_size: int = 384) -> gr.Blocks:
+def build_page(
+    inferencer: CMPInferencer | None,
+    max_side: int = 1024,
+    crop_size: int = 384,
+    ending: threading.Event | None = None,
+) -> gr.Blocks:
     """Lay out the page.
 
     Args:
         inferencer: the network, shared by all visitors; None shows how to get one instead.
         max_side: see :func:`cmp_mm.apis.web.serve`.
         crop_size: likewise.
+        ending: once set, animations stop at their next frame.
     """
     hourly = (3600, 6 * 3600)
     with gr.Blocks(
@@ -58,7 +66,7 @@ def build_page(inferencer: CMPInferencer | None, max_side: int = 1024, crop_size
             loaded = gr.Textbox(label='Loaded', interactive=False, elem_id='loaded')
         with gr.Tabs():
             flow = tabs.flow_tab(session, inferencer)
-            video = tabs.video_tab(session, inferencer)
+            video = tabs.video_tab(session, inferencer, ending or threading.Event())
             masks = tabs.mask_tab(session, inferencer, crop_size)
 
         every = (flow, video, masks)

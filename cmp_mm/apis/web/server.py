@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ def serve(
             os.environ[name] = ','.join(filter(None, [os.environ.get(name), host, *sorted(_LOOPBACK)]))
         # Not passing any leaves it to the environment.
         os.environ.pop('GRADIO_ALLOWED_PATHS', None)
-        page = build_page(inferencer, max_side, crop_size)
+        ending = threading.Event()
+        page = build_page(inferencer, max_side, crop_size, ending)
         page.queue(default_concurrency_limit=4, max_size=64, api_open=False)
         gate = Middleware(Gate, folder=Path(folder), hosts=_LOOPBACK if host in _LOOPBACK else None)
         # gradio waits for an interrupt alone; uploads must not outlive the server either way.
@@ -97,6 +99,16 @@ def serve(
         if host not in _LOOPBACK:
             print('Whoever reaches this machine can use it: there is no password.', flush=True)
         page.block_thread()
+        ending.set()
+        _await_workers()
+
+
+def _await_workers() -> None:
+    """Let end what is computed still: an interpreter that ends around a thread inside torch is aborted."""
+    # gradio lets anyio run the steps; once the server has ended, its threads end with the step they are at.
+    working = [thread for thread in threading.enumerate() if thread.name.startswith('AnyIO worker')]
+    for thread in working:
+        thread.join()
 
 
 def _check_free(host: str, port: int | None) -> None:

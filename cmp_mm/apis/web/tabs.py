@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Event
 from typing import Any
 
 import gradio as gr
@@ -202,8 +203,8 @@ def flow_tab(session: gr.State, inferencer: CMPInferencer) -> Tab:
     )
 
 
-def video_tab(session: gr.State, inferencer: CMPInferencer) -> Tab:
-    """Arrows to video."""
+def video_tab(session: gr.State, inferencer: CMPInferencer, ending: Event) -> Tab:
+    """Arrows to video, which stops at its next frame once ``ending`` is set."""
     with gr.Tab('Animate', elem_id='video-tab') as tab, gr.Row():
         left, right = gr.Column(), gr.Column()
         with right:
@@ -235,11 +236,13 @@ def video_tab(session: gr.State, inferencer: CMPInferencer) -> Tab:
         state: PageSession, form: str, count: float, rate: float, motion: str, fill: str,
         progress=gr.Progress(),  # noqa: B008  gradio finds it by the default
     ) -> list[Any]:  # fmt: skip
+        def tell(done: int, total: int) -> None:
+            if ending.is_set():
+                raise InputError('the server is ending')
+            progress((done, total), unit='frames')
+
         try:
-            path, told = state.animate(
-                inferencer, form, int(count), float(rate), motion, fill,
-                lambda done, total: progress((done, total), unit='frames'),
-            )  # fmt: skip
+            path, told = state.animate(inferencer, form, int(count), float(rate), motion, fill, tell)
         except (InputError, OSError) as error:
             return [failed(error), *[gr.skip()] * len(results)]
         is_gif = form == 'gif'

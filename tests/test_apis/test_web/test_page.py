@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -235,3 +236,21 @@ def test_the_flow_is_given_whatever_the_radius(page, radius):
         assert page.shown['flow-picture'] is not None
     else:
         assert f'No picture: the radius is {radius}; expected pixels above 0.' in page.shown['flow-status']
+
+
+def test_an_animation_does_not_hold_up_the_end_of_the_server(inferencer, image, monkeypatch):
+    ending = threading.Event()
+    page = Page(inferencer, ending=ending)
+    page.choose(png(image))
+    page.draw('video', (10, 12), (19, 8))
+    page.shown['video-frames'] = 64
+    calls, propagate = [], inferencer.propagate
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        ending.set()
+        return propagate(*args, **kwargs)
+
+    monkeypatch.setattr(inferencer, 'propagate', interrupted)
+    page.fire('video-run', 'click')
+    assert page.shown['video-status'] == 'Not done: the server is ending.' and len(calls) == 1

@@ -1,8 +1,13 @@
 import importlib.util
+import json
+import os
 import re
+import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -94,6 +99,50 @@ def test_wrong_options(tool, capsys, options, message):
     with pytest.raises(SystemExit):
         tool.main(options)
     assert message in capsys.readouterr().err
+
+
+# Stands for a network that takes its time.
+_SLOW = """
+import sys, time, torch
+from cmp_mm.apis.web import PageSession, serve
+def slow(session, inferencer):
+    print('computing', flush=True)
+    start = time.monotonic()
+    while time.monotonic() < start + 4:
+        torch.rand(600, 600) @ torch.rand(600, 600)
+    print('computed', flush=True)
+    return ''
+PageSession.propagate = slow
+serve(object(), port=int(sys.argv[1]))
+"""
+
+
+def test_an_interrupt_while_something_computes_ends_it_cleanly(ask, tmp_path):
+    pytest.importorskip('gradio', reason="the page needs gradio: pip install 'cmp_mm[web]'")
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    found = SimpleNamespace(url=f'http://127.0.0.1:{port}')
+    environment = dict(os.environ, TMPDIR=str(tmp_path), PYTHONPATH=str(TOOL.parents[2]), OMP_NUM_THREADS='1')
+    process = subprocess.Popen(
+        [sys.executable, '-c', _SLOW, str(port)],
+        cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        assert any('The page is at' in line for line in process.stdout)
+        config = json.loads(ask(found, '/config')[1])
+        (run,) = (each['id'] for each in config['components'] if each['props'].get('elem_id') == 'flow-run')
+        (step,) = (each['id'] for each in config['dependencies'] if [run, 'click'] in each['targets'])
+        event = dict(fn_index=step, session_hash='a', data=[None, 20], trigger_id=run)
+        assert ask(found, '/gradio_api/queue/join', event)[0] == 200
+        assert any('computing' in line for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[0]
+    finally:
+        process.kill()
+    assert process.returncode == 0, said
+    assert 'computed' in said and 'Traceback' not in said
+    assert not list(tmp_path.glob('cmp_mm-*'))
 
 
 def test_a_port_in_use_is_one_sentence(server):
