@@ -362,7 +362,9 @@ def mask_tab(session: gr.State, inferencer: CMPInferencer, crop_size: int) -> Ta
     ):
         control.click(button(step), [session], [*outputs, *files], **drawn)
     gr.on([each.change for each in (method, zoom)], change, [session, *options], outputs, **drawn)
-    gr.on([each.release for each in (threshold, velocity)], change, [session, *options], outputs, **drawn)
+    # Also by keyboard; of what a drag passes only the place it ends at has to be drawn.
+    slid = dict(drawn, trigger_mode='always_last')
+    gr.on([each.change for each in (threshold, velocity)], change, [session, *options], outputs, **slid)
     export.click(write, [session], [status, *files], **QUICK)
 
     return Tab(tab, [canvas, summary], show, [status, *files], ['', *no_files])

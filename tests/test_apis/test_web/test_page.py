@@ -254,3 +254,19 @@ def test_an_animation_does_not_hold_up_the_end_of_the_server(inferencer, image, 
     monkeypatch.setattr(inferencer, 'propagate', interrupted)
     page.fire('video-run', 'click')
     assert page.shown['video-status'] == 'Not done: the server is ending.' and len(calls) == 1
+
+
+def test_the_mask_follows_its_sliders_however_they_are_moved(page):
+    page.shown['mask-method'] = 'reference'
+    page.click('mask', 20, 20)
+    wide = page.session.annotation.mask().mask.sum()
+    page.shown['mask-threshold'] = 0.9
+    page.fire('mask-threshold', 'change')
+    assert page.session.annotation.mask().mask.sum() < wide
+    (handler,) = (
+        each
+        for each in page.blocks.fns.values()
+        if {(page._name(id), kind) for id, kind in each.targets}
+        >= {('mask-threshold', 'change'), ('mask-velocity', 'change')}
+    )
+    assert handler.trigger_mode == 'always_last'
