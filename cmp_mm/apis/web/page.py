@@ -75,13 +75,14 @@ def build_page(
             outputs += [*shown.all, *shown.results]
 
         def load(state: PageSession, data: bytes | None) -> list:
+            # Without another image, the results are those of the one there is.
+            unchanged = [gr.skip()] * (len(outputs) - 1)
+            if data is None:
+                return [tabs.attempt(state.keep), *unchanged]
             try:
-                told = (
-                    'The image stays until another is chosen.' if data is None else state.load(data, max_side)
-                )
+                values = [state.load(data, max_side)]
             except InputError as error:
-                told = tabs.failed(error)
-            values = [told]
+                return [tabs.failed(error), *unchanged]
             for shown in every:
                 values += [*shown.show(state), *shown.no_results]
             return values

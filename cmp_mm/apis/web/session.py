@@ -95,6 +95,11 @@ class PageSession:
         self.annotation, self._encoded = None, None
         return told
 
+    def keep(self) -> str:
+        """What to say when the image's file is taken back, which changes nothing."""
+        self._image()
+        return 'The image stays until another is chosen.'
+
     def to_pixel(self, place: tuple[float, float]) -> tuple[int, int]:
         """x, y in the image of a place on one of the pictures to click on.
 

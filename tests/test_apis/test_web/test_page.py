@@ -270,3 +270,26 @@ def test_the_mask_follows_its_sliders_however_they_are_moved(page):
         >= {('mask-threshold', 'change'), ('mask-velocity', 'change')}
     )
     assert handler.trigger_mode == 'always_last'
+
+
+@pytest.mark.parametrize(
+    ('data', 'told'),
+    [(None, 'The image stays'), (b'no image', 'Not done: the file is not a whole image file')],
+)
+def test_results_stay_with_their_image(page, data, told):
+    page.shown['video-frames'] = 2
+    page.draw('flow', (10, 12), (19, 8))
+    page.fire('flow-run', 'click')
+    page.fire('video-run', 'click')
+    page.click('mask', 20, 20)
+    page.fire('mask-finish', 'click')
+    page.fire('mask-export', 'click')
+    before = dict(page.shown)
+    page.choose(data)
+    assert page.shown.pop('loaded').startswith(told)
+    del before['loaded'], before['file'], page.shown['file']
+    for name, value in page.shown.items():
+        assert value is before[name], name
+    page.fire('flow-undo', 'click')
+    page.click('mask', 30, 30)
+    assert page.session.arrows.items == [] and len(page.session.annotation.objects) == 1
