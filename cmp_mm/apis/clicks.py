@@ -79,6 +79,7 @@ class AnnotationSession:
         annotator: makes masks; its image is the session's.
 
     Attributes:
+        annotator: may be replaced by another one of the same image; points and objects stay.
         clicks: the points of the object in work, (x, y, kind) with kind 'positive' or 'static'.
         objects: (H, W) bool masks of the finished objects, in order.
     """
@@ -87,6 +88,8 @@ class AnnotationSession:
         self.annotator = annotator
         self.clicks = Clicks(annotator.image.shape[:2])
         self.objects: list[np.ndarray] = []
+        # What there was before an object was finished or removed; what came since, the points know
+        self._before: list[tuple[Clicks, list[np.ndarray]]] = []
         self._made: tuple[tuple, PointMask] | None = None
 
     def add(self, x: float, y: float, kind: str = 'positive') -> None:
@@ -99,8 +102,16 @@ class AnnotationSession:
         return self.clicks.remove_nearest(x, y)
 
     def undo(self) -> bool:
-        """Take the last change of the points back; False if there is none."""
-        return self.clicks.undo()
+        """Take the last change of points or objects back; False if there is none.
+
+        An object that was finished is in work again, with its points; one that was removed is back.
+        """
+        if self.clicks.undo():
+            return True
+        if not self._before:
+            return False
+        self.clicks, self.objects = self._before.pop()
+        return True
 
     def points(self, kind: str) -> np.ndarray:
         """(P, 2) x, y of the points of one kind."""
@@ -112,7 +123,7 @@ class AnnotationSession:
         """The mask of the object in work; None while it has no positive point."""
         if not len(self.points('positive')):
             return None
-        key = tuple(self.clicks.items)
+        key = self.annotator, *self.clicks.items
         if self._made is None or self._made[0] != key:
             self._made = key, self.annotator.mask(self.points('positive'), self.points('static'))
         return self._made[1]
@@ -128,15 +139,14 @@ class AnnotationSession:
             raise InputError('the object has no positive points; expected at least one before it is finished')
         if len(self.objects) == 255:
             raise InputError('255 objects are finished already, as many as a label map holds')
-        self.objects.append(made.mask)
-        self.clicks = Clicks(self.clicks.size)
+        self._replace([], [*self.objects, made.mask])
         return len(self.objects)
 
     def drop_object(self) -> bool:
-        """Remove the object finished last; False if there is none."""
+        """Remove the object finished last, which can be undone; False if there is none."""
         if not self.objects:
             return False
-        self.objects.pop()
+        self._replace(self.clicks.items, self.objects[:-1])
         return True
 
     def label_map(self) -> np.ndarray:
@@ -145,3 +155,8 @@ class AnnotationSession:
         for number, mask in enumerate(self.objects, 1):
             labels[mask] = number
         return labels
+
+    def _replace(self, items: list[tuple], objects: list[np.ndarray]) -> None:
+        self._before.append((self.clicks, self.objects))
+        self.clicks, self.objects = Clicks(self.clicks.size), objects
+        self.clicks.items = list(items)

@@ -206,3 +206,22 @@ def test_a_point_at_the_rim_of_the_square_is_in_it_or_not(inferencer):
     )
     for x in (74.4, 74.6, 75.4):
         assert annotator.mask([(50, 50), (60, 60)], [(x, 60)]).mask.shape == (200, 200)
+
+
+def test_finishing_and_removing_objects_can_be_undone(rigid, discs):
+    session = AnnotationSession(PointAnnotator(rigid, discs[0], color_order='rgb'))
+    session.add(30, 30)
+    session.finish()
+    assert session.undo()
+    assert session.objects == [] and session.points('positive').tolist() == [[30, 30]]
+    session.finish()
+    session.add(80, 50)
+    (kept,) = session.objects
+    assert session.drop_object() and session.objects == []
+    assert session.points('positive').tolist() == [[80, 50]]
+    session.add(1, 1, 'static')
+    steps = []
+    while session.undo():
+        steps.append((session.points('positive').tolist(), len(session.objects)))
+        assert all(each is kept for each in session.objects)
+    assert steps == [([[80, 50]], 0), ([[80, 50]], 1), ([], 1), ([[30, 30]], 0), ([], 0)]

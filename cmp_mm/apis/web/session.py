@@ -149,10 +149,12 @@ class PageSession:
         return 'Taken back.'
 
     def clear_arrows(self) -> str:
-        """Remove all arrows; can be undone."""
+        """Remove all arrows, which can be undone, and the one begun."""
         self._image()
+        begun, self.start = self.start, None
+        if not self.arrows.items:
+            return 'There is nothing to remove.' if begun is None else 'The arrow begun is dropped.'
         self.arrows.clear()
-        self.start = None
         self._forget_results()
         return 'All arrows are removed; undo brings them back.'
 
@@ -265,10 +267,11 @@ class PageSession:
         annotator = PointAnnotator(inferencer, image, color_order='rgb', encoded=encoded, **options)
         if self.image is not image:
             raise InputError('another image was loaded meanwhile; its points are not clicked yet')
-        before, self._encoded = self.annotation, encoded
-        self.annotation, self._options = AnnotationSession(annotator), options
-        if before is not None:
-            self.annotation.clicks, self.annotation.objects = before.clicks, before.objects
+        self._encoded, self._options = encoded, options
+        if self.annotation is None:
+            self.annotation = AnnotationSession(annotator)
+        else:
+            self.annotation.annotator = annotator
 
     def click_point(self, place: tuple[float, float], mode: str) -> str:
         """Add a point or remove the nearest one; returns what was done."""
@@ -281,7 +284,7 @@ class PageSession:
         return f'{mode.capitalize()} point at {x},{y}.'
 
     def undo_point(self) -> str:
-        """Take the last change of the points back."""
+        """Take the last change of points or finished objects back."""
         return 'Taken back.' if self._annotation().undo() else 'There is nothing to undo.'
 
     def finish_object(self) -> str:

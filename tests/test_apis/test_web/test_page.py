@@ -293,3 +293,27 @@ def test_results_stay_with_their_image(page, data, told):
     page.fire('flow-undo', 'click')
     page.click('mask', 30, 30)
     assert page.session.arrows.items == [] and len(page.session.annotation.objects) == 1
+
+
+def test_clear_says_what_it_removed(page):
+    page.fire('flow-clear', 'click')
+    assert page.shown['flow-status'] == 'There is nothing to remove.'
+    page.click('flow', 5, 5)
+    page.fire('flow-clear', 'click')
+    assert page.shown['flow-status'] == 'The arrow begun is dropped.' and page.session.start is None
+    page.draw('flow', (10, 12), (19, 8))
+    page.fire('flow-clear', 'click')
+    assert page.shown['flow-status'] == 'All arrows are removed; undo brings them back.'
+    page.fire('flow-undo', 'click')
+    assert page.session.arrows.items == [(10, 12, 9, -4)]
+
+
+def test_undo_brings_a_finished_object_back_into_work(page):
+    page.click('mask', 20, 20)
+    page.fire('mask-finish', 'click')
+    page.shown['mask-threshold'] = 0.6
+    page.fire('mask-threshold', 'change')
+    page.fire('mask-undo', 'click')
+    assert page.shown['mask-status'] == 'Taken back.'
+    assert 'Positive points: 1,' in page.shown['mask-summary']
+    assert 'Finished objects: 0' in page.shown['mask-summary']
