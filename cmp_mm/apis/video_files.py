@@ -68,6 +68,14 @@ def check_video_path(path: str | os.PathLike, fps: float) -> str:
     return suffix
 
 
+def even_size(size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of an mp4 whose frames have ``size``: a row or column at the rim is repeated.
+
+    The usual pixel format shares colours between 2 x 2 pixels, so sides must be even.
+    """
+    return size[0] + size[0] % 2, size[1] + size[1] % 2
+
+
 def _checked(frames: Iterable[np.ndarray]) -> Iterable[np.ndarray]:
     shape = None
     for number, frame in enumerate(frames):
@@ -112,12 +120,14 @@ def _write_mp4(frames: Iterable[np.ndarray], path: Path, fps: float) -> int:
         # Without 'file:' FFmpeg takes what is before a colon for a protocol.
         with av.open(f'file:{path}', 'w', format='mp4') as container:
             for frame in frames:
-                # The usual pixel format shares colours between 2 x 2 pixels, so sides must be even.
-                frame = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), 'edge')
+                height, width = even_size(frame.shape[:2])
+                frame = np.pad(
+                    frame, ((0, height - frame.shape[0]), (0, width - frame.shape[1]), (0, 0)), 'edge'
+                )
                 if stream is None:
                     codec = 'libx264' if 'libx264' in av.codecs_available else 'mpeg4'
                     stream = container.add_stream(codec, rate=Fraction(float(fps)).limit_denominator(1001))
-                    stream.height, stream.width = frame.shape[:2]
+                    stream.height, stream.width = height, width
                     stream.pix_fmt = 'yuv420p'
                     if codec == 'libx264':
                         stream.options = dict(crf='18')

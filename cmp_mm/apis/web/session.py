@@ -25,7 +25,7 @@ from ..guided_video import animate
 from ..images import decode_image
 from ..inferencer import CMPInferencer, EncodedImage, flow_to_array
 from ..pictures import overlay_flow, overlay_mask
-from ..video_files import check_video_path, write_video
+from ..video_files import check_video_path, even_size, write_video
 
 ARROW_MODES = ('draw arrow', 'hold still', 'remove nearest')
 POINT_MODES = ('positive', 'static', 'remove nearest')
@@ -248,7 +248,11 @@ class PageSession:
             count = write_video(_counted(frames, num_frames, progress), path, fps)
         self._check_unchanged(image, clicked)
         self.video = str(path)
-        told = f'{count} frames of {image.shape[1]} x {image.shape[0]} pixels at {fps:g} per second.'
+        size = image.shape[:2]
+        told = f'{count} frames of {size[1]} x {size[0]} pixels at {fps:g} per second.'
+        if form == 'mp4' and even_size(size) != size:
+            height, width = even_size(size)
+            told += f' The file has {width} x {height}: sides of an mp4 are even.'
         return str(path), ' '.join([told, *caught])
 
     # Masks

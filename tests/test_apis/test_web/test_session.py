@@ -1,6 +1,7 @@
 import warnings
 import zipfile
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -138,6 +139,18 @@ def test_animation(session, inferencer, form):
     if form == 'gif':
         with Image.open(path) as gif:
             assert gif.n_frames == 3 and gif.size == (61, 45)
+    else:
+        with av.open(path) as container:
+            size = container.streams.video[0].width, container.streams.video[0].height
+        assert f'The file has {size[0]} x {size[1]}:' in told and size != (61, 45)
+
+
+def test_an_mp4_of_even_sides_has_the_size_of_the_image(inferencer, image):
+    session = PageSession()
+    session.load(png(image[:44, :60]), 1024)
+    session.click_arrow(at(session, 10, 12), 'hold still')
+    told = session.animate(inferencer, 'mp4', 2, 10.0, 'straight', 'nearest')[1]
+    assert told == '2 frames of 60 x 44 pixels at 10 per second.'
 
 
 def test_masks_points_objects_and_export(session, inferencer, image):
