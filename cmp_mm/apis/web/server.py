@@ -3,8 +3,10 @@
 import os
 import signal
 import socket
+import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +107,15 @@ def serve(
 
 def _await_workers() -> None:
     """Let end what is computed still: an interpreter that ends around a thread inside torch is aborted."""
-    # gradio lets anyio run the steps; once the server has ended, its threads end with the step they are at.
-    working = [thread for thread in threading.enumerate() if thread.name.startswith('AnyIO worker')]
-    for thread in working:
-        thread.join()
+    while any(map(_computes, threading.enumerate())):
+        time.sleep(0.05)
+
+
+def _computes(thread: threading.Thread) -> bool:
+    """Whether a thread runs a step of the page; between steps it waits for one, perhaps for ever."""
+    frame = sys._current_frames().get(thread.ident)
+    waits = frame is None or os.path.basename(frame.f_code.co_filename) in ('threading.py', 'queue.py')
+    return thread.name.startswith('AnyIO worker') and not waits  # gradio lets anyio run the steps
 
 
 def _check_free(host: str, port: int | None) -> None:
