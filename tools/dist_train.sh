@@ -5,7 +5,7 @@
 # The processes meet at PORT, on one machine by default at any that is free.
 # Several machines: set NNODES, NODE_RANK, MASTER_ADDR and PORT (29500), equal on all but NODE_RANK.
 set -euo pipefail
-if [ $# -lt 2 ] || [[ ! "$2" =~ ^[1-9][0-9]*$ ]]; then
+if [ $# -lt 2 ] || [[ ! "$2" =~ ^([1-9][0-9]*|auto|gpu|cpu)$ ]]; then
     echo "usage: bash tools/dist_train.sh CONFIG PROCESSES [train.py options]" >&2
     exit 2
 fi

@@ -88,7 +88,7 @@ class AnnotationSession:
         self.annotator = annotator
         self.clicks = Clicks(annotator.image.shape[:2])
         self.objects: list[np.ndarray] = []
-        # What there was before an object was finished or removed; what came since, the points know
+        # As it was before each object was finished or removed; the history of `clicks` begins after the last.
         self._before: list[tuple[Clicks, list[np.ndarray]]] = []
         self._made: tuple[tuple, PointMask] | None = None
 

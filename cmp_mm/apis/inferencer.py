@@ -1,6 +1,8 @@
 """Sparse motion in, dense motion out, for anyone's images."""
 
 import os
+import uuid
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
@@ -30,6 +32,8 @@ from .errors import InputError, check_choice, check_count
 from .images import COLOR_ORDERS, ImageLike, to_rgb_tensor
 from .loading import load_network
 
+# A name for each network there is, so that an encoded image need not hold the network itself.
+_NAMES: weakref.WeakKeyDictionary[CMP, str] = weakref.WeakKeyDictionary()
 NORMALIZATIONS = ('reference', 'minus_one_to_one', 'none')
 
 
@@ -41,13 +45,17 @@ class EncodedImage:
         features: feature maps, as `CMP.encode_image` gives them.
         size: (height, width) of the image; arrows and flow are in its pixels.
         working_size: (height, width) the network sees, before padding.
-        model: the network that encoded it.
+        network: which one encoded it, of how normalised values; None where that is not known.
     """
 
     features: tuple[Tensor, ...]
     size: tuple[int, int]
     working_size: tuple[int, int]
-    model: CMP | None = field(default=None, repr=False, compare=False)
+    network: str | None = field(default=None, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple:
+        # The name is good in this process only: what was stored or copied goes without.
+        return EncodedImage, (self.features, self.size, self.working_size)
 
 
 class CMPInferencer:
@@ -140,7 +148,7 @@ class CMPInferencer:
             if working != size:
                 planes = F.interpolate(planes, working, mode='bilinear', antialias=True)
             features = self.model.encode_image(pad_to(planes, self._canvas(working)))
-            return EncodedImage(tuple(features), size, working, self.model)
+            return EncodedImage(tuple(features), size, working, self._network())
 
     def propagate(
         self,
@@ -180,8 +188,10 @@ class CMPInferencer:
             image = self.encode(image, requires_grad=requires_grad, **image_options)
         elif image_options:
             raise InputError(f'the image is encoded already; {", ".join(image_options)} belong to encode()')
-        elif image.model is not self.model:
-            raise InputError('the image was encoded by another network; encode it with this inferencer')
+        elif image.network not in (None, self._network()):
+            raise InputError(
+                'the image was encoded by another network or normalization; encode it with this inferencer'
+            )
         with torch.enable_grad() if requires_grad else torch.inference_mode():
             sets = self._sets(image.size, image.working_size, arrows, guidance_map)
             canvas, flows = self._canvas(image.working_size), []
@@ -236,6 +246,9 @@ class CMPInferencer:
                 "normalization is 'none', which passes images on as they come; a picture needs another, "
                 "'reference' or 'minus_one_to_one'"
             )
+
+    def _network(self) -> str:
+        return f'{_NAMES.setdefault(self.model, uuid.uuid4().hex)} {self.normalization}'
 
     def _check_guided(self) -> None:
         if not self.model.use_guidance:

@@ -97,7 +97,8 @@ def load_network(
 
     Args:
         model: config name, path, Config or its ``model`` part; a built network; or None, which takes the
-            network from the checkpoint: ours tell it, those of the reference implementation are recognised.
+            network from the checkpoint: ours tell it, unless a part of it is another package's; those of the
+            reference implementation are recognised.
         weights: own checkpoint, or one of the reference implementation, which is recognised and converted.
             None for a built network only, which is then used as it is.
 
@@ -174,13 +175,14 @@ def _plain_config(config: Any) -> dict | None:
     if not isinstance(config, dict) or config.get('type') not in ('CMP', 'cmp_mm.CMP'):
         return None
     config = copy.deepcopy(config)
-    config['type'] = 'CMP'
     allowed, stack = set(models.__all__), [config]
     while stack:
         value = stack.pop()
         if isinstance(value, dict):
             for key in LOADERS:
                 value.pop(key, None)
+            if isinstance(value.get('type'), str):
+                value['type'] = value['type'].removeprefix('cmp_mm.')
             if 'type' in value and not (isinstance(value['type'], str) and value['type'] in allowed):
                 return None
             if '_scope_' in value:

@@ -247,6 +247,13 @@ class AtomicCheckpointHook(CheckpointHook):
             return
         for group, before in zip(groups, saved.get('param_groups', []), strict=False):
             now, then = (float(part.get('initial_lr', part['lr'])) for part in (group, before))
+            counts = _accumulative_counts(runner)
+            if counts > 1 and math.isclose(now, then * counts, rel_tol=1e-6):
+                runner.logger.warning(
+                    f'The learning rate of checkpoint {path} was scaled by another rule, which did not count '
+                    f'the {counts} batches of a step: it stays {then:g}'
+                )
+                return
             if not math.isclose(now, then, rel_tol=1e-6):
                 raise CheckpointError(
                     f'checkpoint {path} cannot be resumed with the learning rate scaled to this batch size, '

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ _EXPECTED = (
 )
 _SECONDS_AHEAD = 10  # of the first process of a machine with an error that all of them make
 # What gloo says to a process whose neighbour has ended.
-_LOST = ('Connection closed by peer', 'Connection reset by peer', 'Broken pipe')
+_LOST = re.compile(r'(gloo|pair\.cc).*(Connection closed by peer|Connection reset by peer)', re.DOTALL)
 
 
 def _in_group() -> bool:
@@ -107,8 +108,9 @@ def one_line_errors(program: str) -> Iterator[None]:
         _wait_for_the_first()
         sys.exit(f'{program}: error: config: {mistake}')
     except RuntimeError as error:
-        if _in_group() and any(words in str(error) for words in _LOST):
-            sys.exit(f'{program}: another process ended; see its message')
+        if _in_group() and distributed.get_world_size() > 1 and _LOST.search(str(error)):
+            reason = str(error).strip().splitlines()[0]
+            sys.exit(f'{program}: another process ended; see its message ({reason})')
         if not str(error).startswith('DataLoader worker'):
             raise
         sys.exit(

@@ -1,10 +1,12 @@
+import copy
+import pickle
 import warnings
 
 import numpy as np
 import pytest
 import torch
 
-from cmp_mm.apis import CMPInferencer, InputError, flow_to_array
+from cmp_mm.apis import CMPInferencer, EncodedImage, InputError, flow_to_array
 from cmp_mm.guidance import guidance_map
 from cmp_mm.registry import MODELS
 from cmp_mm.structures import FlowDataSample
@@ -210,6 +212,23 @@ def test_gradient_is_the_slope(make_inferencer, tiny_config, weights):
     with torch.no_grad():
         slope = (total(arrow + step) - total(arrow - step)) / 0.1
     torch.testing.assert_close(arrow.grad[0, 2], slope, rtol=0.05, atol=1e-3)
+
+
+def test_an_encoded_image_can_be_kept(inferencer, make_inferencer, image, tmp_path):
+    encoded = inferencer.encode(image, color_order='rgb')
+    wanted = inferencer.propagate(encoded, ARROWS)
+    path = tmp_path / 'encoded.pickle'
+    path.write_bytes(pickle.dumps(encoded))
+    assert path.stat().st_size < 1e5 + sum(one.numel() * 4 for one in encoded.features)
+    bare = EncodedImage(encoded.features, encoded.size, encoded.working_size)
+    same = CMPInferencer(inferencer.model)
+    for kept in (encoded, copy.deepcopy(encoded), pickle.loads(path.read_bytes()), bare):
+        for one in (inferencer, same):
+            torch.testing.assert_close(one.propagate(kept, ARROWS), wanted)
+    make_inferencer().propagate(pickle.loads(path.read_bytes()), ARROWS)  # perhaps of another day
+    other = CMPInferencer(inferencer.model, normalization='minus_one_to_one')
+    with pytest.raises(InputError, match='another network or normalization'):
+        other.propagate(encoded, ARROWS)
 
 
 def test_whole_numbers_may_be_numpys(inferencer, image):

@@ -293,6 +293,17 @@ def test_a_rate_scaled_to_another_batch_size_is_not_resumed(toy_config, schedule
     run(config, resume=True, auto_scale_lr=None)
 
 
+def test_a_rate_scaled_without_accumulated_batches_goes_on_with_a_warning(toy_config, tmp_path):
+    config = toy_config(max_iters=8)
+    run(config)
+    config.optim_wrapper.accumulative_counts = 4
+    config.auto_scale_lr = dict(base_batch_size=config.train_dataloader.batch_size / 4, enable=True)
+    config.train_cfg.max_iters = 12
+    run(config, resume=True)
+    told = ''.join(path.read_text() for path in (tmp_path / 'work').glob('*/*.log'))
+    assert 'did not count the 4 batches of a step: it stays 0.05' in told
+
+
 def test_the_best_of_the_run_it_comes_from_stays(toy_config, tmp_path, monkeypatch):
     hook = dict(type='AtomicCheckpointHook', by_epoch=False, interval=2, save_best='score', rule='greater')
     scores = iter([1.0, 1.0, 2.0, 3.0])  # resumed at 4 it validates that again

@@ -194,10 +194,12 @@ def group(monkeypatch):
 def test_a_process_that_loses_another_points_to_its_message(group, monkeypatch):
     error = '[enforce fail at pair.cc:534] . Connection closed by peer [127.0.0.1]:1234'
     with (
-        pytest.raises(SystemExit, match=r'^train\.py: another process ended; see its message$'),
+        pytest.raises(SystemExit, match=r'^train\.py: another process ended; see its message \(.*1234\)$'),
         launch.one_line_errors('train.py'),
     ):
         raise RuntimeError(error)
+    with pytest.raises(RuntimeError, match='upload'), launch.one_line_errors('train.py'):
+        raise RuntimeError('upload failed: Connection closed by peer')
     monkeypatch.setattr(launch.distributed, 'is_initialized', lambda: False)
     with pytest.raises(RuntimeError), launch.one_line_errors('train.py'):
         raise RuntimeError(error)

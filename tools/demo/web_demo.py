@@ -1,6 +1,6 @@
 """Serve a page to draw arrows and see the flow, animate an image, and mask objects by points.
 
-    python tools/demo/web_demo.py --config cmp_resnet50-skip_8xb8-42k_vip-mpii-384x384 --checkpoint w.pth
+    python tools/demo/web_demo.py --checkpoint w.pth
 
 The page is served to this machine only unless --host says otherwise, loads nothing from the network and reads
 no files but those its visitors choose. Needs `pip install 'cmp_mm[web]'`.

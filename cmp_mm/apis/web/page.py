@@ -24,12 +24,11 @@ The page needs a trained network. To train a small one in minutes, from your own
 bash tools/quickstart.sh [VIDEO...]
 ```
 
-It leaves checkpoints in the folder `train` of what it writes. Then start the page with one of them and the
-config it was trained with, or with a checkpoint of the reference implementation, which needs no config:
+It leaves checkpoints in the folder `train` of what it writes. Then start the page with one of them,
+or with a checkpoint of the reference implementation, whose networks saw 384 pixels, the default:
 
 ```bash
-python tools/demo/web_demo.py --config cmp_resnet18-plain_quick-1xb16-800_pairs-96x96 --crop-size 96 \\
-    --checkpoint CHECKPOINT
+python tools/demo/web_demo.py --checkpoint CHECKPOINT --crop-size 96
 ```
 
 `python tools/train.py CONFIG` trains a network of `configs/cmp`."""

@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from cmp_mm.flow import write_whole
@@ -14,7 +15,7 @@ from .pool import WorkerPool
 from .progress import Progress
 from .settings import MergeSettings, PairSettings
 from .sharding import default_workers, read_shard, take_shard
-from .sources import Source, find_sources
+from .sources import Source, find_sources, list_frames
 from .store import Store, dump_json, writing
 from .summary import summarise
 from .video import skip_video
@@ -119,13 +120,16 @@ def _check_sources(found: Sequence[Source], settings: PairSettings) -> None:
     if settings.flow_root is not None:
         users: dict[str, Source] = {}
         for source in found:
-            other = users.setdefault(source.relative, source)
-            if other is not source:
-                raise PrepareError(
-                    f'{other.path} and {source.path} would both get the precomputed flow in '
-                    f'{os.path.join(settings.flow_root, source.relative)}; give the folder above them as SRC '
-                    'and flow in folders of the same names'
-                )
+            frames = list_frames(source.path) if source.kind == 'frames' else []
+            for frame in frames:
+                name = os.path.join(source.relative, Path(frame).stem)
+                other = users.setdefault(name, source)
+                if other is not source:
+                    raise PrepareError(
+                        f'{other.path} and {source.path} would both get the precomputed flow '
+                        f'{os.path.join(settings.flow_root, name)}; give the folder above them as SRC, and '
+                        'their flow in folders of the same names'
+                    )
     if settings.fps is None or settings.folder_fps is not None:
         return
     for source in found:

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,9 @@ def find_sources(paths: Iterable[str | os.PathLike], out: str | os.PathLike | No
         for source in _search(path, excluded):
             found.setdefault(os.path.realpath(source.path), source)
         if len(found) == before and os.path.isdir(path) and not _holds_any(path, excluded):
-            raise PrepareError(f'SRC {path}: no video file and no folder of frames in it')
+            raise PrepareError(
+                f'SRC {path}: no video file and no folder of frames in it (flow kept as pictures is neither)'
+            )
     if not found:
         raise PrepareError('no SRC given; expected video files, folders of videos or folders of frames')
     return _named(list(found.values()))
@@ -136,7 +138,7 @@ def _search(path: str, excluded: str | None) -> Iterable[Source]:
         pictured = {Path(name).stem for name in videos}
         images = [name for name in _frames_among(visible) if Path(name).stem not in pictured]
         several = len(images) > 1 or (images and not videos and not folders)
-        if several and not is_kitti_flow(os.path.join(folder, images[0])):
+        if several and not all(is_kitti_flow(os.path.join(folder, images[i])) for i in (0, -1)):
             label = relative or os.path.basename(os.path.abspath(path)) or 'frames'
             yield Source(folder, 'frames', label, relative)
         for name in videos:
@@ -172,13 +174,16 @@ def _clean(label: str) -> str:
 
 def _frames_among(names: Sequence[str]) -> list[str]:
     """The images among a folder's files, without those that are one half of the flow of a jpg pair."""
-    files = {Path(name) for name in names}
-    images = []
-    for name in filter(_is_image, names):
-        flow = as_flow_file(Path(name), Path())
-        if flow is None or flow.fmt != 'jpg' or not files.issuperset(flow.paths):
-            images.append(name)
-    return images
+    present = set(names)
+    return [name for name in names if _is_image(name) and not _is_half_of_flow(name, present)]
+
+
+def _is_half_of_flow(name: str, present: Collection[str]) -> bool:
+    stem = os.path.splitext(name)[0]
+    if not stem.endswith(('_x', '_y')) and not name.startswith(('flow_x_', 'flow_y_')):
+        return False  # nearly all are, and paths cost time
+    flow = as_flow_file(Path(name), Path())
+    return flow is not None and flow.fmt == 'jpg' and all(path.name in present for path in flow.paths)
 
 
 def _flow_state(folder: Path) -> str:

@@ -181,7 +181,7 @@ class Store:
         whose files were taken away.
         """
         record = self.read_record(video)
-        if record is None or record['fingerprint'] != fingerprint or record['retry']:
+        if record is None or not _same_source(record['fingerprint'], fingerprint) or record['retry']:
             return False
         ends = {row[0] for row in (record['pairs'][:1] + record['pairs'][-1:])}
         return all(path.exists() for index in ends for path in self._pair_files(video, index))
@@ -307,11 +307,28 @@ def _read_part(path: Path, head: dict[str, Any]) -> list[list] | None:
         values = [json.loads(line) for line in lines]
     except (FileNotFoundError, ValueError):
         return None
-    if not values or values[0] != head:
+    if not values or not isinstance(values[0], dict) or values[0].get('settings') != head['settings']:
+        return None
+    if not _same_source(values[0].get('fingerprint'), head['fingerprint']):
         return None
     # [index, reason] of a pair left out, [index, None, and what was measured] of one that stays.
     rows = values[1:]
     return rows if all(isinstance(row, list) and len(row) > 1 for row in rows) else None
+
+
+def _same_source(recorded: Any, now: dict[str, Any]) -> bool:
+    """Whether a source is the one that was recorded, as `Source.fingerprint` tells.
+
+    Precomputed flow that was taken away since changes nothing that is stored, and earlier versions did not
+    look at it.
+    """
+    if not isinstance(recorded, dict):
+        return False
+    if not recorded.get('flow', '') or not now.get('flow'):
+        was_looked_for = recorded.get('flow') == '' and bool(now.get('flow'))
+        recorded, now = ({k: v for k, v in one.items() if k != 'flow'} for one in (recorded, now))
+        return recorded == now and not was_looked_for
+    return recorded == now
 
 
 def is_whole(path: Path) -> bool:

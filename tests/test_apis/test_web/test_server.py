@@ -136,8 +136,12 @@ def test_an_interrupt_while_something_computes_ends_it_cleanly(ask, tmp_path):
         event = dict(fn_index=step, session_hash='a', data=[None, 20], trigger_id=run)
         assert ask(found, '/gradio_api/queue/join', event)[0] == 200
         assert any('computing' in line for line in process.stdout)
-        process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=60)[0]
+        # An open page holds a connection.
+        with socket.create_connection(('127.0.0.1', port)) as held:
+            held.sendall(f'GET /gradio_api/heartbeat/a HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n'.encode())
+            assert b'200' in held.recv(100)
+            process.send_signal(signal.SIGINT)
+            said = process.communicate(timeout=60)[0]
     finally:
         process.kill()
     assert process.returncode == 0, said

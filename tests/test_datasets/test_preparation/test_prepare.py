@@ -147,10 +147,50 @@ def test_precomputed_flow_is_taken_by_name(tmp_path, videos):
         assert (first / name).read_bytes() == (second / name).read_bytes()
 
 
+def test_what_is_prepared_stays_without_the_flow_it_was_prepared_from(tmp_path, videos):
+    flow, out = tmp_path / 'first' / 'flow', tmp_path / 'out'
+    prepare([videos], flow.parent, workers=1, flow_format='flo', **OPTIONS)
+    options = {'estimator': 'precomputed', 'estimator_options': {'root': str(flow)}}
+    prepare([videos / 'walk.mp4'], out, workers=1, **options, **OPTIONS)
+    stored = {path: path.stat().st_mtime_ns for path in out.glob('f*/walk/*')}
+    assert len(stored) == 6 + 2 * 5
+
+    def again():
+        summary = prepare([videos / 'walk.mp4'], out, workers=1, **options, **OPTIONS)
+        assert summary['pairs']['total'] == 5
+        return {path: path.stat().st_mtime_ns for path in out.glob('f*/walk/*')}
+
+    record = out / 'records' / 'walk.json'
+    content = json.loads(record.read_text())
+    shutil.move(flow / 'walk', tmp_path / 'away')
+    assert again() == stored
+    shutil.move(tmp_path / 'away', flow / 'walk')
+    assert again() == stored
+    # An earlier version's record knows nothing of flow.
+    del content['fingerprint']['flow']
+    record.write_text(json.dumps(content))
+    assert again() == stored
+
+
+def test_a_video_beside_its_frames_leaves_the_flow_to_them(tmp_path, moving_frames, write_folder, videos):
+    frames = [tmp_path / 'src' / 'walk', tmp_path / 'src' / 'other' / 'walk']
+    for folder in frames:
+        write_folder(folder, moving_frames(4))
+    shutil.copy(videos / 'walk.mp4', tmp_path / 'src' / 'walk.mp4')
+    prepare([frames[0]], tmp_path / 'first', workers=1, flow_format='flo', **OPTIONS)
+    shutil.copytree(tmp_path / 'first' / 'flow' / 'walk', tmp_path / 'flow' / 'walk')
+    for number, path in enumerate(sorted(frames[0].iterdir())[:3]):
+        made = tmp_path / 'flow' / 'walk' / f'{number:06d}.flo'
+        made.rename(made.with_stem(path.stem))
+    options = {'estimator': 'precomputed', 'estimator_options': {'root': str(tmp_path / 'flow')}}
+    summary = prepare([tmp_path / 'src'], tmp_path / 'out', workers=1, **options, **OPTIONS)
+    assert summary['pairs']['total'] == 3 and summary['videos']['total'] == 3
+
+
 def test_two_videos_never_get_the_same_precomputed_flow(tmp_path, videos, moving_frames, write_folder):
     write_folder(tmp_path / 'other', moving_frames(6))
     options = {'estimator': 'precomputed', 'estimator_options': {'root': str(tmp_path)}}
-    message = 'jump and .*other would both get the precomputed flow in'
+    message = 'jump and .*other would both get the precomputed flow '
     with pytest.raises(PrepareError, match=message):
         prepare([tmp_path / 'other', videos / 'jump'], tmp_path / 'out', workers=1, **options, **OPTIONS)
     assert not (tmp_path / 'out').exists()

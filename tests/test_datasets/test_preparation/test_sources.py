@@ -71,16 +71,18 @@ def test_flow_kept_as_pictures_is_no_video(tmp_path):
     for name in ('map_x.jpg', 'map_z.jpg', 'flow_x_7.jpg'):
         touch(tmp_path / 'named' / name)
     generator = np.random.default_rng(0)
-    for folder in ('image_2', 'flow_occ', 'deep'):
+    for folder in ('image_2', 'flow_occ', 'deep', 'from_black'):
         (tmp_path / 'kitti' / folder).mkdir(parents=True)
         for number in (0, 1):
             path = str(tmp_path / 'kitti' / folder / f'{number:06d}_10.png')
             image = generator.integers(0, 2**16, (6, 8, 3)).astype(np.uint16)
             if folder == 'flow_occ':
                 image[..., 0] %= 2
+            if folder == 'from_black' and number == 0:
+                image[:] = 0
             cv2.imwrite(path, (image >> 8).astype(np.uint8) if folder == 'image_2' else image)
     found = {source.label: source.path for source in find_sources([tmp_path])}
-    assert sorted(found) == ['dense', 'kitti/deep', 'kitti/image_2', 'named']
+    assert sorted(found) == ['dense', 'kitti/deep', 'kitti/from_black', 'kitti/image_2', 'named']
     assert [os.path.basename(path) for path in list_frames(found['dense'])] == [
         'img_00001.jpg',
         'img_00002.jpg',
