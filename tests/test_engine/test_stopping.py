@@ -124,7 +124,12 @@ def asked(monkeypatch):
     hook = SimpleNamespace(by_epoch=False, stop_after_step=asked.append)
     monkeypatch.setattr(stopping, 'checkpoint_hook_of', lambda runner: hook)
     monkeypatch.delenv('TORCHELASTIC_RUN_ID', raising=False)
-    return asked
+    # As in a terminal: a shell's background ignores Ctrl-C.
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield asked
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_what_torchrun_passes_on_is_no_second_signal(asked, monkeypatch, tmp_path):

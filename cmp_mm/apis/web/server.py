@@ -1,12 +1,11 @@
 """Serving the page: to this machine only unless asked otherwise, offline, and nothing but its own files."""
 
+import logging
 import os
 import signal
 import socket
-import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -102,20 +101,22 @@ def serve(
             print('Whoever reaches this machine can use it: there is no password.', flush=True)
         page.block_thread()
         ending.set()
-        _await_workers()
+        _await_workers(page.server)
 
 
-def _await_workers() -> None:
+def _await_workers(server: Any) -> None:
     """Let end what is computed still: an interpreter that ends around a thread inside torch is aborted."""
-    while any(map(_computes, threading.enumerate())):
-        time.sleep(0.05)
-
-
-def _computes(thread: threading.Thread) -> bool:
-    """Whether a thread runs a step of the page; between steps it waits for one, perhaps for ever."""
-    frame = sys._current_frames().get(thread.ident)
-    waits = frame is None or os.path.basename(frame.f_code.co_filename) in ('threading.py', 'queue.py')
-    return thread.name.startswith('AnyIO worker') and not waits  # gradio lets anyio run the steps
+    log = logging.getLogger('uvicorn.error')
+    server.force_exit = True  # else it waits until the pages that are open are closed
+    log.disabled = True  # it tells at length what it thus cut off
+    server.thread.join(10)
+    log.disabled = False
+    if server.thread.is_alive():
+        return
+    # gradio lets anyio run the steps; once the server has ended, its threads end with the step they are at.
+    working = [thread for thread in threading.enumerate() if thread.name.startswith('AnyIO worker')]
+    for thread in working:
+        thread.join()
 
 
 def _check_free(host: str, port: int | None) -> None:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from cmp_mm.apis import InputError, find_config
+from cmp_mm.apis import InputError
 from cmp_mm.apis.web import serve
 
 TOOL = Path(__file__).parents[3] / 'tools' / 'demo' / 'web_demo.py'
@@ -84,7 +84,9 @@ def test_without_a_checkpoint_the_page_tells_how_to_make_one(tool, monkeypatch, 
 
     (text,) = build_page(None).get_config_file()['components']
     assert 'bash tools/quickstart.sh' in text['props']['value']
-    assert find_config(re.search(r'--config (\S+)', text['props']['value']).group(1)).is_file()
+    named = re.search(r'web_demo\.py (.*)', text['props']['value']).group(1)
+    args = tool.parse_args(named.split())
+    assert args.checkpoint == 'CHECKPOINT' and args.crop_size == 96
 
 
 @pytest.mark.parametrize(
