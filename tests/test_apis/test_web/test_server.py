@@ -105,8 +105,9 @@ def test_wrong_options(tool, capsys, options, message):
 
 # Stands for a network that takes its time.
 _SLOW = """
-import sys, time, torch
+import signal, sys, time, torch
 from cmp_mm.apis.web import PageSession, serve
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background ignores
 def slow(session, inferencer):
     print('computing', flush=True)
     start = time.monotonic()
