@@ -104,7 +104,7 @@ def _write_gif(frames: Iterable[np.ndarray], path: Path, fps: float) -> int:
             duration=max(20, round(100 / fps) * 10),
             loop=0,
         )
-    except struct.error:  # Pillow adds up the times of equal frames, and a gif counts in 16 bits
+    except (struct.error, OverflowError):  # Pillow adds up times of equal frames, a gif counts in 16 bits
         raise InputError(
             f'the picture stands still for over 655 s at fps {fps:g}, longer than a gif can tell; use a '
             'higher fps or .mp4'
