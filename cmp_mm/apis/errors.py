@@ -1,5 +1,8 @@
 """The error and the warning of everything that a user of the APIs hands in."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Integral
 
 
@@ -22,3 +25,22 @@ def check_count(name: str, value: object, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise InputError(f'{name} is {value!r}; expected a whole number of at least {least}')
     return int(value)
+
+
+@contextmanager
+def input_warnings() -> Iterator[list[str]]:
+    """Gather this project's warnings on the input: a list of sentences, filled at the end."""
+    sentences: list[str] = []
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always', InputWarning)
+            yield sentences
+    finally:
+        for each in caught:
+            sentence = f'Warning: {each.message}.'
+            if not issubclass(each.category, InputWarning):
+                # The filters are of the whole process: another thread's is shown where it would have been.
+                warnings.showwarning(each.message, each.category, each.filename, each.lineno)
+            elif sentence not in sentences:
+                sentences.append(sentence)

@@ -2,10 +2,8 @@
 
 import io
 import tempfile
-import warnings
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -20,12 +18,13 @@ from ..annotation import PointAnnotator
 from ..arrows import to_working_size
 from ..clicks import AnnotationSession, Clicks
 from ..command_line import png
-from ..errors import InputError, InputWarning, check_choice
+from ..errors import InputError, check_choice, input_warnings
 from ..guided_video import animate
 from ..images import decode_image
 from ..inferencer import CMPInferencer, EncodedImage, flow_to_array
 from ..pictures import overlay_flow, overlay_mask
 from ..video_files import check_video_path, even_size, write_video
+from .zoomed import dots, enlarge_mask, on_zoomed
 
 ARROW_MODES = ('draw arrow', 'hold still', 'remove nearest')
 POINT_MODES = ('positive', 'static', 'remove nearest')
@@ -172,7 +171,7 @@ class PageSession:
             return None
         picture = self._draw(enlarge(self.image, self.zoom))
         if self.start is not None:
-            picture = _dots(picture, [self.start], self.zoom, _PENDING_COLOUR)
+            picture = dots(picture, [self.start], self.zoom, _PENDING_COLOUR)
         return picture
 
     def propagate(self, inferencer: CMPInferencer) -> str:
@@ -182,7 +181,7 @@ class PageSession:
             InputError: no image or no arrows, or they were changed meanwhile.
         """
         image, rows, clicked = self._image(), self._rows(), list(self.arrows.items)
-        with _input_warnings() as caught:
+        with input_warnings() as caught:
             encoded = self._encoded or inferencer.encode(image, color_order='rgb')
             flow = flow_to_array(inferencer.propagate(encoded, rows))[0]
         if self.image is image:
@@ -241,7 +240,7 @@ class PageSession:
         image, rows, clicked = self._image(), self._rows(), list(self.arrows.items)
         path = self._place() / f'animation.{form}'
         check_video_path(path, fps)
-        with _input_warnings() as caught:
+        with input_warnings() as caught:
             frames = animate(
                 inferencer, image, rows, num_frames=num_frames, motion=motion, fill=fill, color_order='rgb'
             )
@@ -328,12 +327,12 @@ class PageSession:
             return picture
         for number, mask in enumerate(self.annotation.objects, 1):
             colour = _COLOURS[1:][(number - 1) % (len(_COLOURS) - 1)]
-            picture = overlay_mask(picture, self._enlarged(mask), colour)
+            picture = overlay_mask(picture, enlarge_mask(mask, self.zoom), colour)
         made = self.annotation.mask() if masked else None
         if made is not None:
-            picture = overlay_mask(picture, self._enlarged(made.mask), _COLOURS[0])
-        picture = _dots(picture, self.annotation.points('positive'), self.zoom)
-        return _dots(picture, self.annotation.points('static'), self.zoom, _STATIC_COLOUR)
+            picture = overlay_mask(picture, enlarge_mask(made.mask, self.zoom), _COLOURS[0])
+        picture = dots(picture, self.annotation.points('positive'), self.zoom)
+        return dots(picture, self.annotation.points('static'), self.zoom, _STATIC_COLOUR)
 
     def export_masks(self) -> tuple[str, str, str]:
         """Write the finished objects as a label map and as binary masks.
@@ -397,12 +396,9 @@ class PageSession:
         """Arrows on a picture of ``zoom`` times the image's size."""
         rows = np.array(self.arrows.items, np.float64).reshape(-1, 4)
         moving = rows[:, 2:].any(axis=1)
-        picture = _dots(picture, rows[~moving, :2], self.zoom, _STATIC_COLOUR)
-        points = _on_zoomed(rows[moving, :2], self.zoom)
+        picture = dots(picture, rows[~moving, :2], self.zoom, _STATIC_COLOUR)
+        points = on_zoomed(rows[moving, :2], self.zoom)
         return draw_arrows(picture, points[:, ::-1], rows[moving, 2:] * self.zoom)
-
-    def _enlarged(self, mask: np.ndarray) -> np.ndarray:
-        return mask.repeat(self.zoom, axis=0).repeat(self.zoom, axis=1)
 
     def _place(self) -> Path:
         if self._folder is None:
@@ -414,35 +410,6 @@ class PageSession:
         paths = [self._place() / name for name in files]
         write_whole(list(zip(paths, files.values(), strict=True)))
         return [str(path) for path in paths]
-
-
-@contextmanager
-def _input_warnings() -> Iterator[list[str]]:
-    """Gather this project's warnings on the input: a list of sentences, filled at the end."""
-    sentences: list[str] = []
-    caught: list[warnings.WarningMessage] = []
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter('always', InputWarning)
-            yield sentences
-    finally:
-        for each in caught:
-            sentence = f'Warning: {each.message}.'
-            if not issubclass(each.category, InputWarning):
-                # The filters are of the whole process: another thread's is shown where it would have been.
-                warnings.showwarning(each.message, each.category, each.filename, each.lineno)
-            elif sentence not in sentences:
-                sentences.append(sentence)
-
-
-def _on_zoomed(points: np.ndarray, zoom: int) -> np.ndarray:
-    """Pixel centres of an image as places on the picture ``zoom`` times larger."""
-    return (np.asarray(points, np.float64).reshape(-1, 2) + 0.5) * zoom - 0.5
-
-
-def _dots(picture: np.ndarray, points, zoom: int, colour: tuple[int, int, int] = (255, 214, 0)) -> np.ndarray:
-    places = _on_zoomed(points, zoom)
-    return draw_arrows(picture, places[:, ::-1], np.zeros_like(places), colour=colour)
 
 
 def _counted(frames: Iterator[np.ndarray], total: int, progress) -> Iterator[np.ndarray]:

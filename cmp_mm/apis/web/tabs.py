@@ -106,6 +106,18 @@ class _ArrowEditor:
             return [gr.skip()] * len(self.all)
         return [state.arrow_picture(), state.arrow_list()]
 
+    def as_tab(
+        self, tab: gr.Tab, results: list[Any], show_results: Callable[[PageSession], list[Any]]
+    ) -> Tab:
+        """The tab of the editor and of what is made of its arrows."""
+        return Tab(
+            tab,
+            [*self.all, *results],
+            lambda state: [*self.show(state), *show_results(state)],
+            [self.status],
+            [''],
+        )
+
 
 def _arrow_editor(session: gr.State, name: str, after: list[Any], show_after: Callable) -> _ArrowEditor:
     """Canvas, modes and buttons; ``after`` are components that change with the arrows."""
@@ -194,13 +206,7 @@ def flow_tab(session: gr.State, inferencer: CMPInferencer) -> Tab:
 
     run.click(propagate, [session, radius], [editor.status, *results], **NETWORK)
     gr.on([radius.submit, radius.blur], recolour, [session, radius], [editor.status, plain, over], **QUICK)
-    return Tab(
-        tab,
-        [*editor.all, *results],
-        lambda state: [*editor.show(state), *nothing(state)],
-        [editor.status],
-        [''],
-    )
+    return editor.as_tab(tab, results, nothing)
 
 
 def video_tab(session: gr.State, inferencer: CMPInferencer, ending: Event) -> Tab:
@@ -255,13 +261,7 @@ def video_tab(session: gr.State, inferencer: CMPInferencer, ending: Event) -> Ta
 
     inputs = [session, form, count, rate, motion, fill]
     run.click(make, inputs, [editor.status, *results], show_progress_on=[movie, gif], **NETWORK)
-    return Tab(
-        tab,
-        [*editor.all, *results],
-        lambda state: [*editor.show(state), *nothing(state)],
-        [editor.status],
-        [''],
-    )
+    return editor.as_tab(tab, results, nothing)
 
 
 def mask_tab(session: gr.State, inferencer: CMPInferencer, crop_size: int) -> Tab:
