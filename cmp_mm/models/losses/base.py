@@ -14,12 +14,12 @@ class FlowLoss(nn.Module, metaclass=ABCMeta):
     """A loss between a prediction at any resolution and the flow at full size.
 
     The prediction is upsampled to the flow, never the flow shrunk to the prediction. Where a decoder gives
-    several scales, each is compared with the full-size flow and the losses are added up.
+    several scales, each is compared with the full-size flow.
 
     Args:
         loss_weight: factor of the whole loss.
-        scale_weights: factor of each scale, finest first; None is 1 for each, this project's choice:
-            neither the paper nor what is known of the reference gives any.
+        scale_weights: factor of each scale, finest first; None is the mean over the scales, as in the
+            reference's losses of several scales (which none of its models uses).
     """
 
     def __init__(self, loss_weight: float = 1.0, scale_weights: Sequence[float] | None = None) -> None:
@@ -34,7 +34,7 @@ class FlowLoss(nn.Module, metaclass=ABCMeta):
         flow: Tensor,
         valid: Tensor | None = None,
     ) -> Tensor:
-        """Mean over valid pixels and batch, sum over scales.
+        """Mean over valid pixels and batch, weighted sum over scales.
 
         Args:
             prediction: (N, C, h, w), or a sequence of them, finest first.
@@ -51,7 +51,7 @@ class FlowLoss(nn.Module, metaclass=ABCMeta):
             ValueError: ``scale_weights`` and the number of scales differ.
         """
         predictions = [prediction] if isinstance(prediction, Tensor) else list(prediction)
-        weights = self.scale_weights or (1.0,) * len(predictions)
+        weights = self.scale_weights or (1 / len(predictions),) * len(predictions)
         if len(weights) != len(predictions):
             raise ValueError(
                 f'{type(self).__name__}: scale_weights has {len(weights)} entries, but the decoder gives '

@@ -19,7 +19,7 @@ class QuantizedFlowLoss(FlowLoss):
 
     Args:
         loss_weight: factor of the whole loss.
-        scale_weights: factor of each scale, finest first; None is 1 for each.
+        scale_weights: factor of each scale, finest first; None is the mean over the scales.
         impl: path of :func:`cmp_mm.ops.upsample_cross_entropy`: ``'auto'``, ``'reference'`` (full-size
             logits in memory), ``'blocked'`` or ``'triton'``.
     """
