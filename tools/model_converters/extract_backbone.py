@@ -1,11 +1,12 @@
 """Extract the pretrained backbone: ``extract_backbone.py CKPT OUT``.
 
-OUT holds the backbone's tensors and nothing else, *without* the ``backbone.`` prefix, so that a downstream
-config loads it by::
+OUT holds the backbone's tensors and nothing else, *without* the ``backbone.`` prefix. A downstream config
+loads it, and stops where a key is missing or left over, by::
 
-    backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='OUT'))
+    custom_imports = dict(imports=['cmp_mm.downstream'])
+    model = dict(backbone=dict(type='ResNet', init_cfg=dict(type='cmp_mm.BackboneInit', source='OUT')))
 
-and ``prefix='backbone.'`` is for CKPT itself. The weights are held against a backbone built
+and ``pretrained=None`` in ``model`` where its base has another. The weights are held against a backbone built
 from the config, and OUT, read again as data, too; where a key is missing or left over the exit code is 1, and
 nothing is written.
 """
@@ -13,7 +14,7 @@ nothing is written.
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from cmp_mm.engine import CheckpointError, export, launch, load_checkpoint_file, run_config
 
@@ -78,9 +79,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    if args.layout == 'mmengine':
-        print(f"downstream: backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='{args.out}'))")
+    if args.layout != 'torchvision':
+        print(
+            f"downstream: custom_imports=dict(imports=['cmp_mm.downstream']), {downstream(config, args.out)}"
+        )
     return 0
+
+
+def downstream(config: Mapping, out: str) -> str:
+    """The setting of a downstream config that takes the backbone ``config`` with the weights in ``out``."""
+    kind = config['type']
+    if kind == 'AlexNetFCN':  # the other packages' registries have none
+        kind = f'cmp_mm.{kind}'
+    depth = f'depth={config["depth"]}, ' if 'depth' in config else ''
+    return f"backbone=dict(type='{kind}', {depth}init_cfg=dict(type='cmp_mm.BackboneInit', source={out!r}))"
 
 
 if __name__ == '__main__':

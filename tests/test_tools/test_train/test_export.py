@@ -5,6 +5,7 @@ import hashlib
 import pytest
 import torch
 import yaml
+from mmengine.config import Config
 
 from cmp_mm.registry import MODELS
 
@@ -48,6 +49,24 @@ def test_backbone_loads_without_a_prefix(tool, trained, tmp_path):
     )
     module.init_weights()
     assert all(torch.equal(value, whole[f'backbone.{key}']) for key, value in module.state_dict().items())
+
+
+def test_what_it_says_of_downstream_loads_the_weights_and_stops_where_they_do_not_fit(
+    tool, trained, tmp_path
+):
+    from cmp_mm.downstream import BackboneMismatchError
+
+    out = tmp_path / "it's a backbone.pth"
+    _, output = tool(EXTRACT, trained, out)
+    said = next(line for line in output.splitlines() if line.startswith('downstream: '))
+    config = Config.fromstring(said.removeprefix('downstream: ').replace('), ', ')\n', 1), '.py')
+    assert config.custom_imports.imports == ['cmp_mm.downstream']
+    module = MODELS.build(config.backbone)
+    module.init_weights()
+    whole = torch.load(trained, weights_only=True)['state_dict']
+    assert all(torch.equal(value, whole[f'backbone.{key}']) for key, value in module.state_dict().items())
+    with pytest.raises(BackboneMismatchError, match='missing'):
+        MODELS.build(dict(config.backbone, depth=34)).init_weights()
 
 
 @pytest.mark.parametrize('layout', ['torchvision', 'safetensors'])
