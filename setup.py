@@ -14,6 +14,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 MIM_PARTS = ('configs', 'tools', 'model-index.yml')
+CLONE_ONLY = ('quickstart.sh', 'run_tests.sh', 'venv.sh')  # they install the sources around them
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -29,9 +30,9 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a file or a folder without what Python leaves behind in it."""
+    """Copy a file or a folder without what Python leaves behind in it and what only works in a clone."""
     if source.is_dir():
-        ignore = shutil.ignore_patterns('__pycache__', '*.pyc')
+        ignore = shutil.ignore_patterns('__pycache__', '*.pyc', *CLONE_ONLY)
         shutil.copytree(source, target, ignore=ignore, dirs_exist_ok=True)
     else:
         shutil.copy2(source, target)

@@ -45,6 +45,8 @@ def test_builds_from_the_scope_of_mmseg(installed, run_installed):
 def test_wheel_holds_no_leftovers(installed):
     names = [path.name for path in (installed / 'cmp_mm' / '.mim').rglob('*')]
     assert not [name for name in names if name.endswith('.pyc') or name == '__pycache__']
+    assert 'dist_train.sh' in names
+    assert not {'quickstart.sh', 'run_tests.sh', 'venv.sh'} & set(names), 'they need the sources around them'
     tops = {path.name.partition('-')[0] for path in installed.iterdir()}
     assert tops - {'__pycache__'} == {'cmp_mm'}
 
