@@ -13,6 +13,7 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from cmp_mm.engine.checkpoint_loading import CheckpointError, state_dict_of
+from cmp_mm.flow.estimators.raft import install_command
 from cmp_mm.registry import WEIGHT_INITIALIZERS
 
 from .checks import PackageError
@@ -121,7 +122,7 @@ class BackboneInit:
             if find_spec('torchvision') is None:
                 raise PackageError(
                     "init_cfg.source 'imagenet' needs torchvision, built for the torch that is installed: "
-                    'pip install torchvision'
+                    f'{install_command()}'
                 )
             return f'torchvision://{arch}'
         path = f'checkpoints/cmp_{arch}_backbone.pth' if self.source == 'cmp' else self.source

@@ -242,7 +242,9 @@ def write_backbone(path: str | Path, backbone: Mapping[str, Tensor], meta: dict,
         try:
             from safetensors.torch import save
         except ImportError:
-            raise UsageError('the safetensors layout needs safetensors: pip install safetensors') from None
+            raise UsageError(
+                "the safetensors layout needs safetensors: pip install 'cmp_mm[safetensors]'"
+            ) from None
         data = save(dict(backbone), metadata=dict(format='pt'))
     elif layout == 'torchvision':
         data = serialize(dict(backbone))
