@@ -121,7 +121,7 @@ def coco_keypoints(items: Sequence[dict]) -> dict:
             left, top, right, bottom = box
             annotations.append(
                 dict(
-                    id=len(annotations),
+                    id=len(annotations) + 1,  # to pycocotools a match with number 0 is none
                     image_id=number,
                     category_id=1,
                     iscrowd=0,

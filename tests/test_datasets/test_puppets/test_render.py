@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from cmp_mm.datasets.puppets import (
+    KEYPOINT_NAMES,
     PART_NAMES,
     Clip,
     Layer,
@@ -80,6 +81,33 @@ def test_the_later_layer_covers():
     covered = render_frame(behind, 0).layers
     assert (covered == 2).all()
     assert figure_boxes(behind, covered) == [None]
+
+
+def test_a_keypoint_is_seen_on_its_own_part_of_its_own_figure():
+    opaque, torso = np.full((20, 20, 4), 255, np.uint8), PART_NAMES.index('torso')
+    background = Layer(np.full((40, 60, 4), 255, np.uint8), affine()[None], 0)
+    behind = Layer(opaque, affine(shift=(10, 10))[None], torso, 0)
+    before = Layer(opaque, affine(shift=(22, 10))[None], torso, 1)  # covers columns 22 to 29 of the other
+    keypoints = np.full((1, 2, 14, 2), -5.0)
+    places = dict(
+        left_shoulder=((25, 15), 1),  # below the other figure's torso
+        right_shoulder=((14, 15), 2),
+        neck=((15, 11), 2),
+        top_head=((16, 12), 1),  # on its torso, which is no head
+        left_elbow=((17, 20), 1),
+        left_hip=((5, 25), 1),  # on the background
+        right_hip=((60, 25), 0),
+        left_wrist=((20, -1), 0),
+    )
+    for name, (place, _) in places.items():
+        keypoints[0, 0, KEYPOINT_NAMES.index(name)] = place
+    keypoints[0, 1, KEYPOINT_NAMES.index('left_shoulder')] = (25, 15)
+    clip = Clip(40, 60, (background, behind, before), keypoints)
+    first, second = visible_keypoints(clip, 0, render_frame(clip, 0).layers)
+    assert {name: first[KEYPOINT_NAMES.index(name), 2] for name in places} == {
+        name: seen for name, (_, seen) in places.items()
+    }
+    assert second[:, 2].tolist() == [2] + [0] * 13
 
 
 def test_half_transparent_edges_mix():

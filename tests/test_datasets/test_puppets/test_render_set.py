@@ -19,7 +19,9 @@ from cmp_mm.datasets.puppets import (
     part_mask,
     random_clip,
     render_frame,
+    visible_keypoints,
 )
+from cmp_mm.datasets.puppets.render import figure_boxes
 from cmp_mm.datasets.puppets.render_set import render_set
 from cmp_mm.datasets.puppets.writer import ClipSettings
 from cmp_mm.flow import read_flow
@@ -56,6 +58,9 @@ def test_files_hold_what_was_rendered(puppet_set):
         assert (out / entry['img2_path']).exists()
         figures = clip.keypoints.shape[1]
         assert len(entry['keypoints']) == figures * len(KEYPOINT_NAMES) and len(entry['boxes']) == figures
+        seen = visible_keypoints(clip, t, frame.layers).reshape(-1, 3)
+        np.testing.assert_allclose(entry['keypoints'], seen, atol=0.0051)  # written with two decimals
+        assert entry['boxes'] == figure_boxes(clip, frame.layers)
 
 
 @pytest.mark.parametrize(('flow_format', 'tolerance'), [('jpg', 1.0), ('flo', 0), ('npz', 0)])
@@ -140,15 +145,28 @@ def test_coco_keypoints(puppet_set):
     assert coco['categories'][0]['keypoints'] == list(KEYPOINT_NAMES)
     entries = annotation(out, 'train')['data_list']
     assert [image['file_name'] for image in coco['images']] == [entry['img_path'] for entry in entries]
-    assert len(coco['annotations']) == sum(box is not None for entry in entries for box in entry['boxes'])
-    for found in coco['annotations']:
+    # Figure by figure of each entry, those of which nothing is seen left out.
+    figures = [
+        (number, box, points)
+        for number, entry in enumerate(entries)
+        for box, points in zip(entry['boxes'], np.array(entry['keypoints']).reshape(-1, 14, 3), strict=True)
+        if box is not None
+    ]
+    # pycocotools keeps the numbers of matches in an array in which 0 is none.
+    assert [found['id'] for found in coco['annotations']] == list(range(1, len(figures) + 1))
+    assert len({number for number, _, _ in figures}) > 1
+    for found, (number, box, expected) in zip(coco['annotations'], figures, strict=True):
+        assert coco['images'][number]['id'] == found['image_id']
         x, y, width, height = found['bbox']
+        assert [x, y, x + width, y + height] == box and found['area'] == width * height
         assert width > 0 and height > 0 and x + width <= 64 and y + height <= 48
         points = np.array(found['keypoints']).reshape(14, 3)
+        np.testing.assert_array_equal(points, expected * (expected[:, 2:] > 0))
         assert found['num_keypoints'] == (points[:, 2] > 0).sum()
         assert not points[points[:, 2] == 0].any()
         seen = points[points[:, 2] == 2]
         assert (seen[:, 0] >= x - 1).all() and (seen[:, 0] <= x + width).all()
+        assert (seen[:, 1] >= y - 1).all() and (seen[:, 1] <= y + height).all()
 
 
 def test_lists_for_segmentation(puppet_set):
