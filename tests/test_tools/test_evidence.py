@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 
 from cmp_mm.flow import write_flow
-from cmp_mm.registry import MODELS
+from cmp_mm.models import FlowDataPreprocessor
+from cmp_mm.registry import DATASETS, MODELS
 
 FOLDER = Path(__file__).resolve().parents[2] / 'tools' / 'benchmarks' / 'evidence'
 
@@ -90,6 +92,38 @@ def test_recipes_differ_in_what_they_say(tools, tmp_path):
         assert cfg.train_cfg.max_iters == cfg.param_scheduler[1].end == 12
 
 
+def test_turned_motion_is_what_guidance_is_sampled_from(tools, tmp_path):
+    recipes = tools['recipes']
+    recipe = recipes.RECIPES['cmp-augmented-kaiming']
+    steps = recipes.pretraining_config(recipe, tmp_path, recipes.Scale()).train_dataloader.dataset.pipeline
+    names = [step['type'] for step in steps]
+    places = [names.index(name) for name in ('FlowRandomRotate', 'FlowRandomScale', 'SampleGuidance')]
+    assert places == sorted(places) and names[-1] == 'PackFlowInputs'
+
+
+def test_a_pretraining_is_another_by_its_settings_seed_and_pairs(tools, tmp_path):
+    recipes = tools['recipes']
+    for split in ('train', 'val'):
+        (tmp_path / f'{split}.json').write_text('{}')
+    stamps = []
+
+    def stamp(recipe='cmp', seed=0, **scale):
+        config = recipes.pretraining_config(recipes.RECIPES[recipe], tmp_path, recipes.Scale(**scale), seed)
+        stamps.append(recipes._stamp(config, tmp_path))
+        return stamps[-1]
+
+    assert stamp() == stamp()
+    stamps.pop()
+    stamp('walker'), stamp(seed=1), stamp(iterations=801), stamp(lr=1e-3)
+    # Lists may be equal where another estimator made the flow.
+    for preset in ('medium', 'ultrafast'):
+        (tmp_path / 'settings.json').write_text(f'{{"estimator_options": {{"preset": "{preset}"}}}}')
+        stamp()
+    (tmp_path / 'train.json').write_text('{"data_list": []}')
+    stamp()
+    assert len(set(stamps)) == len(stamps) == 8
+
+
 @pytest.mark.parametrize('name', ['cmp-kaiming', 'cmp-4-sgd'])
 def test_a_recipe_in_bfloat16_differs_in_that_alone(tools, tmp_path, name):
     recipes = tools['recipes']
@@ -160,13 +194,83 @@ def test_every_task_of_the_small_backbone_has_a_config(tools):
     assert all(transfer.task_file(task, 'resnet18').is_file() for task in transfer.TASKS)
 
 
-@pytest.mark.parametrize('jobs', ['0', 'two'])
-def test_a_wrong_number_of_jobs_is_refused(tools, monkeypatch, capsys, jobs):
-    command = ['propagation.py', '--pairs', 'a', '--sets', 'a=b', '--out', 'c', '--jobs', jobs]
+@pytest.mark.parametrize(
+    ('name', 'options', 'message'),
+    [
+        ('propagation', '--jobs 0', "expected a whole number of at least 1, got '0'"),
+        ('propagation', '--jobs two', "expected a whole number of at least 1, got 'two'"),
+        ('propagation', '--max-images 0', "--max-images: expected a whole number of at least 1, got '0'"),
+        ('propagation', '--numbers 4 -3', "expected a whole number of at least 0, got '-3'"),
+        ('propagation', '--numbers 4 4', '--numbers: expected different values, got 4 more than once'),
+        ('propagation', '--seed=-1', "--seed: expected a whole number of at least 0, got '-1'"),
+        ('propagation', '--recipes cmp cmp', '--recipes: expected different values, got cmp more than once'),
+        ('propagation', '--pretrain-seeds 0 1 0', 'expected different values, got 0 more than once'),
+        ('propagation', '--pretrain-iterations 1', "expected a whole number of at least 2, got '1'"),
+        ('transfer', '--labels 0', "--labels: expected a whole number of at least 1, got '0'"),
+        ('transfer', '--labels 5 few', "--labels: expected a whole number of at least 1, got 'few'"),
+        ('transfer', '--labels 5 5', '--labels: expected different values, got 5 more than once'),
+        ('transfer', '--seeds 0', "--seeds: expected a whole number of at least 1, got '0'"),
+        ('transfer', '--lr 1e-3 .001', '--lr: expected different values, got 0.001 more than once'),
+    ],
+)
+def test_a_number_out_of_range_or_given_twice_is_refused(tools, monkeypatch, capsys, name, options, message):
+    command = [f'{name}.py', '--pairs', 'a', '--out', 'c', *options.split()]
+    command += ['--sets', 'a=b'] if name == 'propagation' else ['--task', 'camvid', '--data-root', 'data']
     monkeypatch.setattr(sys, 'argv', command)
     with pytest.raises(SystemExit):
-        tools['propagation'].parse_args()
-    assert f'expected a whole number of at least 1, got {jobs!r}' in capsys.readouterr().err
+        tools[name].parse_args()
+    assert message in capsys.readouterr().err
+
+
+def test_labels_that_are_all_there_are_count_as_all(tools):
+    chosen = tools['recipes'].chosen_labels
+    assert chosen(['5', '20', '21', 'all'], 20) == ['5', 'all']
+    assert chosen(['500'], 20) == ['all'] and chosen(['19', '20'], 20) == ['19', 'all']
+
+
+def test_too_few_labels_to_choose_a_rate_are_refused_before_anything_is_trained(
+    tools, pairs, tmp_path, monkeypatch, capsys
+):
+    transfer = tools['transfer']
+    monkeypatch.setattr(transfer, 'count_samples', lambda *_: 30)
+    monkeypatch.setattr(transfer, 'pretrain_all', lambda *_: pytest.fail('trained'))
+    command = ['transfer.py', '--pairs', str(pairs), '--task', 'camvid', '--data-root', 'data']
+    monkeypatch.setattr(sys, 'argv', [*command, '--labels', 'all', '4', '--out', str(tmp_path)])
+    assert transfer.main() == 1
+    assert '--labels 4: expected 5 or more' in capsys.readouterr().err
+
+
+def test_the_error_is_over_the_known_pixels(tools):
+    flow, target = np.zeros((1, 3, 2), np.float32), np.float32([[[3, 4], [0, 1], [9, 9]]])
+    epe = tools['propagation'].epe
+    assert epe(flow, target, np.array([[True, True, False]])) == 3
+    assert epe(flow[:, :2], target[:, :2], None) == 3
+
+
+def test_the_network_measured_is_the_one_that_a_test_runs(tools, pairs):
+    """On one image, guidance by the validation's pipeline: the same flow, so the same channel order too."""
+    recipes, propagation = tools['recipes'], tools['propagation']
+    init_default_scope('cmp_mm')
+    scale = recipes.Scale(short_side=64, crop=64)
+    cfg = recipes.pretraining_config(recipes.RECIPES['cmp'], pairs, scale)
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    model.eval()
+    dataset = DATASETS.build({**cfg.val_dataloader.dataset, 'lazy_init': False})
+    sample = dataset[1]
+    packed = sample['data_samples']
+    batch = dict(inputs=dict(image=[sample['inputs']['image']]), data_samples=[packed.clone()])
+    with torch.no_grad():
+        (done,) = model.test_step(batch)
+    (given,) = propagation.open_sets([f'pairs={pairs}/val.json'], cfg).values()
+    image = given[1]['img']
+    assert np.abs(image.astype(int) - image[..., ::-1]).mean() > 10  # it matters which channel is which
+    guidance = (packed.guidance_points.numpy(), packed.guidance_vectors.numpy())
+    flow = propagation.network_flows(model, image, [guidance])[0]
+    expected = done.pred_flow.permute(1, 2, 0).numpy()
+    assert np.abs(expected).max() > 1e-3
+    np.testing.assert_allclose(flow, expected, atol=1e-4)
 
 
 def test_points_are_nested_and_distinct(tools):
@@ -181,6 +285,22 @@ def test_points_are_nested_and_distinct(tools):
     valid[5:8, 5:8] = True
     points = ordered(flow, valid, 32, seed=0)
     assert len(points) == 9 and valid[points[:, 0], points[:, 1]].all()
+
+
+def test_each_image_of_a_set_has_points_of_its_own(tools, pairs, monkeypatch):
+    propagation, seeds = tools['propagation'], []
+    ordered = propagation.ordered_points
+    monkeypatch.setattr(
+        propagation, 'ordered_points', lambda *args: (seeds.append(args[-1]), ordered(*args))[1]
+    )
+    cfg = tools['recipes'].pretraining_config(
+        tools['recipes'].RECIPES['cmp'], pairs, tools['recipes'].Scale(short_side=64, crop=64)
+    )
+    init_default_scope('cmp_mm')
+    (dataset,) = propagation.open_sets([f'pairs={pairs}/val.json'], cfg).values()
+    for seed in (0, 0, 1):
+        propagation.measure({}, dataset, argparse.Namespace(max_images=9, numbers=[1, 2], seed=seed))
+    assert seeds[:4] == seeds[4:8] and len(set(seeds)) == 8
 
 
 def test_gain_is_seed_by_seed(tools):
@@ -336,6 +456,35 @@ def test_probe_goes_through_pretrainings_and_draws(need_probe, monkeypatch):
     assert {row['stage'] for row in rows} == {'layer1', 'layer2', 'layer3', 'layer4'}
 
 
+def test_probe_learns_from_the_draws_and_is_measured_on_the_validation_images(need_probe, monkeypatch):
+    used = []
+
+    def describe(_model, images, _classes, _name):
+        return [[dict(image=image) for image in images] for _ in range(3)]
+
+    def accuracy(train, val, _classes):
+        used.append(([one['image'] for one in train], [one['image'] for one in val]))
+        return 50.0, 1.0
+
+    images = dict(train=[f'train {i}' for i in range(9)], val=['val 0', 'val 1'])
+    monkeypatch.setattr(need_probe, 'load_images', lambda _cfg, split, _side: images[split])
+    monkeypatch.setattr(need_probe, 'backbone', lambda *_: None)
+    monkeypatch.setattr(need_probe, 'describe', describe)
+    monkeypatch.setattr(need_probe, 'accuracy', accuracy)
+    args = argparse.Namespace(short_side=8, seeds=2, labels=['4'], backbone='resnet18')
+    need_probe.measure(args, Config(dict(model=dict(decode_head=dict(num_classes=2)))), dict(one=['a']))
+    drawn = [np.random.default_rng(seed).permutation(9)[:4] for seed in range(2)]
+    expected = [([f'train {i}' for i in draw], images['val']) for draw in drawn for _ in range(3)]
+    assert used == expected
+
+
+def test_probe_shows_the_network_what_it_was_trained_on(need_probe):
+    image = np.random.default_rng(0).integers(0, 255, (5, 7, 3), np.uint8)
+    planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))  # as a sample is packed: BGR
+    seen = FlowDataPreprocessor()(dict(inputs=dict(image=[planes])))
+    torch.testing.assert_close(need_probe.normalized(image), seen['inputs']['image'])
+
+
 @pytest.mark.parametrize(
     ('name', 'widths'),
     [('resnet18', (64, 128, 256)), ('resnet50', (256, 512, 1024, 2048)), ('alexnet', (384, 256, 4096))],
@@ -395,6 +544,14 @@ def test_propagation_end_to_end_and_again(tools, pairs, tmp_path, monkeypatch, c
     monkeypatch.setattr(tools['recipes'], 'run', refuse)
     assert tools['propagation'].main() == 0
     assert '**' in capsys.readouterr().out
+    # Moved, and named from another directory.
+    moved = out.rename(tmp_path / 'moved')
+    monkeypatch.chdir(tmp_path)
+    command[command.index('--out') + 1] = 'moved'
+    monkeypatch.setattr(sys, 'argv', [*command, *size, '--sets', f'halves={pairs}/val.json', *sets[2:]])
+    assert tools['propagation'].main() == 0
+    report = json.loads((moved / 'propagation.json').read_text())
+    assert Path(report['pretrained']['walker'][0]['checkpoint']).parent.parent == Path('moved')
 
 
 @pytest.mark.parametrize(
@@ -403,14 +560,15 @@ def test_propagation_end_to_end_and_again(tools, pairs, tmp_path, monkeypatch, c
         ('nameless.txt', 'expected NAME=ANNOTATION'),
         ('a=b/missing.txt', 'missing.txt'),
         ('a=HERE/gone.txt', 'were bad; their files'),
+        ('a=PAIRS/val.json a=PAIRS/train.json', 'expected another name, a is of an earlier set'),
     ],
 )
 def test_a_wrong_set_is_one_line_before_anything_is_trained(
     tools, pairs, tmp_path, monkeypatch, capsys, sets, message
 ):
     (tmp_path / 'gone.txt').write_text('a.png b.png c.flo\n')
-    sets = sets.replace('HERE', str(tmp_path))
-    command = ['propagation.py', '--pairs', str(pairs), '--sets', sets, '--out', str(tmp_path)]
+    sets = sets.replace('HERE', str(tmp_path)).replace('PAIRS', str(pairs))
+    command = ['propagation.py', '--pairs', str(pairs), '--sets', *sets.split(), '--out', str(tmp_path)]
     monkeypatch.setattr(sys, 'argv', command)
     monkeypatch.setattr(tools['recipes'], 'run', lambda *_: pytest.fail('trained'))
     assert tools['propagation'].main() == 1
@@ -428,6 +586,13 @@ def test_a_wrong_folder_is_one_line(tools, tmp_path, monkeypatch, capsys, name):
     assert tools[name].main() == 1
     error = capsys.readouterr().err.strip()
     assert '\n' not in error and 'video2pairs.py' in error
+
+
+def test_two_folders_of_pairs_need_two_names(tools, pairs):
+    chosen = tools['recipes'].chosen_pairs
+    assert list(chosen(argparse.Namespace(pairs=[str(pairs), f'fast={pairs}']))) == ['pairs', 'fast']
+    with pytest.raises(ValueError, match='expected a name that no other folder has'):
+        chosen(argparse.Namespace(pairs=[str(pairs), str(pairs)]))
 
 
 @pytest.mark.parametrize('size', [(160, 213), (161, 200), (96, 95)])

@@ -24,12 +24,23 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS as ROOT_DATASETS
 from mmengine.registry import DefaultScope
-from recipes import LARGER, ROOT, add_backbone, add_pairs, add_recipes, add_scale, pretrain_all
+from recipes import (
+    LARGER,
+    ROOT,
+    Distinct,
+    add_backbone,
+    add_pairs,
+    add_recipes,
+    add_scale,
+    at_least,
+    chosen_labels,
+    label_count,
+    pretrain_all,
+)
 from torch import Tensor, nn
 from tqdm import tqdm
-from transfer import SEGMENTATION, plot
+from transfer import SEGMENTATION, count_samples, plot
 
-from cmp_mm.downstream import check_config
 from cmp_mm.engine import ending_children, load_checkpoint_file, run_config, state_dict_of, write_durably
 from cmp_mm.models import FlowDataPreprocessor
 from cmp_mm.registry import MODELS
@@ -51,9 +62,16 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--task', choices=SEGMENTATION, required=True)
     parser.add_argument('--data-root', required=True, help='of the labelled set')
     add_recipes(parser)
-    parser.add_argument('--labels', nargs='+', default=['all'], help='numbers of labelled images, or all')
-    parser.add_argument('--seeds', type=int, default=3, help='draws of the labelled images')
-    parser.add_argument('--short-side', type=int, default=160, help='of the images the features see')
+    parser.add_argument(
+        '--labels',
+        nargs='+',
+        type=label_count,
+        action=Distinct,
+        default=['all'],
+        help='numbers of labelled images, or all',
+    )
+    parser.add_argument('--seeds', type=at_least(1), default=3, help='draws of the labelled images')
+    parser.add_argument('--short-side', type=at_least(1), default=160, help='of the images the features see')
     parser.add_argument('--out', type=Path, required=True)
     return parser.parse_args()
 
@@ -205,7 +223,9 @@ def main() -> int:
     try:
         cfg = Config.fromfile(ROOT / SEGMENTATION[args.task])
         run_config.set_data_root(cfg, args.data_root)
-        check_config(cfg)
+        args.labels = chosen_labels(
+            args.labels, count_samples(ROOT / SEGMENTATION[args.task], args.data_root)
+        )
         trained = pretrain_all(args)
         inits: dict[str, list[str | None]] = {'random': [None] * args.seeds}
         inits.update({name: [one['backbone'] for one in several] for name, several in trained.items()})

@@ -22,10 +22,12 @@ from recipes import (
     GRID,
     RECIPES,
     WATERSHED,
+    Distinct,
     add_backbone,
     add_pairs,
     add_recipes,
     add_scale,
+    at_least,
     chosen_pairs,
     chosen_scale,
     pretrain_all,
@@ -58,9 +60,18 @@ def parse_args() -> argparse.Namespace:
         metavar='NAME=ANNOTATION',
         help='what to measure on: an annotation (JSON, or a list of "image0 image1 flow")',
     )
-    parser.add_argument('--numbers', nargs='+', type=int, default=list(NUMBERS), help='of guidance points')
-    parser.add_argument('--max-images', type=int, default=200, help='of each set, spread evenly over it')
-    parser.add_argument('--seed', type=int, default=0, help='of the points')
+    parser.add_argument(
+        '--numbers',
+        nargs='+',
+        type=at_least(0),
+        action=Distinct,
+        default=list(NUMBERS),
+        help='of guidance points',
+    )
+    parser.add_argument(
+        '--max-images', type=at_least(1), default=200, help='of each set, spread evenly over it'
+    )
+    parser.add_argument('--seed', type=at_least(0), default=0, help='of the points')
     parser.add_argument('--out', type=Path, required=True)
     return parser.parse_args()
 
@@ -103,7 +114,8 @@ def open_sets(texts: list[str], cfg: Config) -> dict[str, ImageFlowDataset]:
     """Name -> data set of each ``--sets`` entry, images and flow at the size of a config's validation.
 
     Raises:
-        ValueError: an entry is not NAME=ANNOTATION, or its annotation is missing or cannot be read.
+        ValueError: an entry is not NAME=ANNOTATION, or its annotation is missing or cannot be read, or two
+            entries have the same name.
         RuntimeError: the files of its first image are missing or cannot be read.
     """
     pipeline = [
@@ -116,6 +128,8 @@ def open_sets(texts: list[str], cfg: Config) -> dict[str, ImageFlowDataset]:
         name, separator, annotation = text.partition('=')
         if not separator:
             raise ValueError(f'--sets {text}: expected NAME=ANNOTATION')
+        if name in sets:
+            raise ValueError(f'--sets {text}: expected another name, {name} is of an earlier set')
         file = Path(annotation).absolute()  # a relative one would be looked for below the root
         sets[name] = ImageFlowDataset(ann_file=str(file), data_root=str(file.parent), pipeline=pipeline)
         sets[name][0]  # are its files there?

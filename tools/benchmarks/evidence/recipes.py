@@ -237,9 +237,13 @@ def run(command: list, log: Path) -> None:
 
 
 def _stamp(cfg: Config, data_root: Path) -> str:
+    """What a pretraining depends on: its config, and the pairs by their lists and how they were made."""
     digest = hashlib.sha256(cfg.pretty_text.encode())
-    for split in ('train', 'val'):
-        digest.update((data_root / f'{split}.json').read_bytes())
+    for name in ('train.json', 'val.json'):
+        digest.update((data_root / name).read_bytes())
+    settings = data_root / 'settings.json'
+    if settings.is_file():  # a set made by hand has none
+        digest.update(settings.read_bytes())
     return digest.hexdigest()[:12]
 
 
@@ -281,16 +285,18 @@ def pretrain(
     folder = out / f'{name}-seed{seed}-{_stamp(cfg, data_root)}'
     cfg.train_dataloader.num_workers = workers
     result = folder / 'result.json'
+    checkpoint, backbone_file = folder / f'iter_{scale.iterations}.pth', folder / 'backbone.pth'
+    files = dict(config=folder / 'config.py', checkpoint=checkpoint, backbone=backbone_file)
+    files = {name: str(file) for name, file in files.items()}
     if result.exists():
-        return json.loads(result.read_text(encoding='utf-8'))
+        # Where the folder is now: it may have been named from another directory, or moved.
+        return {**json.loads(result.read_text(encoding='utf-8')), **files}
     folder.mkdir(parents=True, exist_ok=True)
     cfg.dump(folder / 'config.py')
     log = folder / 'console.log'
     print(f'pretraining {name}, seed {seed}: {scale.iterations} iterations, log in {log}', flush=True)
     run([ROOT / 'tools/train.py', folder / 'config.py', '--work-dir', folder, '--resume'], log)
-    checkpoint = folder / f'iter_{scale.iterations}.pth'
-    backbone = folder / 'backbone.pth'
-    run([ROOT / 'tools/model_converters/extract_backbone.py', checkpoint, backbone], log)
+    run([ROOT / 'tools/model_converters/extract_backbone.py', checkpoint, backbone_file], log)
     curve = [row for row in read_scalars(folder) if 'cmp/epe' in row]
     found = dict(
         recipe=name,
@@ -298,9 +304,7 @@ def pretrain(
         seed=seed,
         data=str(data_root),
         scale=asdict(scale),
-        config=str(folder / 'config.py'),
-        checkpoint=str(checkpoint),
-        backbone=str(backbone),
+        **files,
         metrics=curve[-1] if curve else {},
         curve=[[entry['step'], entry['cmp/epe']] for entry in curve],
     )
@@ -308,10 +312,38 @@ def pretrain(
     return found
 
 
-def _at_least_one(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'expected a whole number of at least 1, got {text!r}')
-    return int(text)
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of an option that is a whole number of at least ``least``."""
+
+    def number(text: str) -> int:
+        if not text.isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f'expected a whole number of at least {least}, got {text!r}')
+        return int(text)
+
+    return number
+
+
+class Distinct(argparse.Action):
+    """Several values of an option, each at most once: one that counts twice is no evidence of its own."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: list, option: str = ''
+    ) -> None:
+        """Keep the values; end with one line where one is repeated."""
+        repeated = next((value for value in values if values.count(value) > 1), None)
+        if repeated is not None:
+            parser.error(f'{option}: expected different values, got {repeated} more than once')
+        setattr(namespace, self.dest, values)
+
+
+def label_count(text: str) -> str:
+    """The type of ``--labels``: a number of labelled images, or 'all'."""
+    return text if text == 'all' else str(at_least(1)(text))
+
+
+def chosen_labels(labels: list[str], total: int) -> list[str]:
+    """``--labels`` where ``total`` are labelled: so many or more of them are all."""
+    return list(dict.fromkeys('all' if n == 'all' or int(n) >= total else n for n in labels))
 
 
 def add_pairs(parser: argparse.ArgumentParser) -> None:
@@ -326,15 +358,18 @@ def add_pairs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--pretrained', type=Path, help='folder of the pretrainings; default OUT')
     parser.add_argument(
         '--jobs',
-        type=_at_least_one,
+        type=at_least(1),
         default=1,
         help='trainings at once; small ones leave a large GPU mostly idle',
     )
-    parser.add_argument('--pretrain-workers', type=int, default=1, help='data workers of each pretraining')
+    parser.add_argument(
+        '--pretrain-workers', type=at_least(0), default=1, help='data workers of each pretraining'
+    )
     parser.add_argument(
         '--pretrain-seeds',
-        type=int,
+        type=at_least(0),
         nargs='+',
+        action=Distinct,
         default=[0],
         help='one pretraining of each recipe for each of these; what is measured with several seeds goes '
         'through them in turn (default: %(default)s)',
@@ -357,6 +392,7 @@ def add_recipes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--recipes',
         nargs='+',
+        action=Distinct,
         choices=RECIPES,
         default=['walker-kaiming', 'cmp-kaiming'],
         metavar='NAME',
@@ -368,11 +404,16 @@ def chosen_pairs(args: argparse.Namespace) -> dict[str, Path]:
     """Name -> folder.
 
     Raises:
-        ValueError: a folder holds no train.json.
+        ValueError: a folder holds no train.json, or two have the same name.
     """
     pairs = {}
     for one in args.pairs:
         name, _, folder = one.rpartition('=')
+        if (name or 'pairs') in pairs:
+            raise ValueError(
+                f'--pairs {one}: expected a name that no other folder has, as NAME=DIR; another is named '
+                f'{name or "pairs"} too'
+            )
         if not Path(folder, 'train.json').is_file():
             raise ValueError(
                 f'--pairs {one}: expected a folder written by video2pairs.py; it has no train.json'
@@ -406,6 +447,8 @@ def add_scale(parser: argparse.ArgumentParser) -> None:
     rates = ', '.join(f'{rate:g} for {name}' for name, rate in PRETRAIN_LR.items())
     for field in fields(Scale):
         kind = type(field.default)
+        if kind is int:
+            kind = at_least(2 if field.name == 'iterations' else 1)
         flag = '--pretrain-' + field.name.replace('_', '-')
         choices = PRECISIONS if field.name == 'precision' else None
         default, text = field.default, 'default: %(default)s'

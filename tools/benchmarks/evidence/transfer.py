@@ -23,11 +23,15 @@ from mmengine.registry import DATASETS, DefaultScope
 from recipes import (
     PRETRAINED_STRIDE,
     ROOT,
+    Distinct,
     add_backbone,
     add_pairs,
     add_recipes,
     add_scale,
+    at_least,
+    chosen_labels,
     chosen_pairs,
+    label_count,
     pretrain_all,
 )
 
@@ -75,14 +79,20 @@ def parse_args() -> argparse.Namespace:
     )
     add_recipes(parser)
     parser.add_argument(
-        '--labels', nargs='+', default=['all'], help='numbers of labelled images (figures for a pose), or all'
+        '--labels',
+        nargs='+',
+        type=label_count,
+        action=Distinct,
+        default=['all'],
+        help='numbers of labelled images (figures for a pose), or all',
     )
-    parser.add_argument('--seeds', type=int, default=3, help='of the fine-tuning')
-    parser.add_argument('--iterations', type=int, default=150, help='of the fine-tuning')
+    parser.add_argument('--seeds', type=at_least(1), default=3, help='of the fine-tuning')
+    parser.add_argument('--iterations', type=at_least(1), default=150, help='of the fine-tuning')
     parser.add_argument(
         '--lr',
         type=float,
         nargs='+',
+        action=Distinct,
         help="of the fine-tuning's AdamW; of several, each initialisation gets the one that is best on a "
         f'fifth of the labelled images, kept out of training for that (default: {rates})',
     )
@@ -187,13 +197,23 @@ def task_config(
     return cfg
 
 
-def count_samples(args: argparse.Namespace) -> int:
-    """Number of images, or of figures, in the training split."""
-    cfg = Config.fromfile(task_file(args.task, args.backbone))
-    run_config.set_data_root(cfg, args.data_root)
+def count_samples(file: Path, data_root: str) -> int:
+    """Number of images, or of figures, in the training split of a downstream config."""
+    cfg = Config.fromfile(file)
+    run_config.set_data_root(cfg, data_root)
     check_config(cfg)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         return len(DATASETS.build(cfg.train_dataloader.dataset))
+
+
+def require_enough(labels: str, total: int, rates: list[float]) -> None:
+    """Refuse a choice between rates that no image is left for.
+
+    Raises:
+        ValueError: fewer than 5 images to choose a rate by.
+    """
+    if len(rates) > 1 and (total if labels == 'all' else int(labels)) < 5:
+        raise ValueError(f'--labels {labels}: expected 5 or more to choose one of several --lr by a fifth')
 
 
 def compare(args: argparse.Namespace, labels: str, total: int, backbones: dict[str, list[str]]) -> dict:
@@ -216,8 +236,9 @@ def compare(args: argparse.Namespace, labels: str, total: int, backbones: dict[s
 
     Raises:
         RuntimeError: a training failed.
-        ValueError: fewer than 5 images to choose a rate by.
+        ValueError: as :func:`require_enough`.
     """
+    require_enough(labels, total, args.lr)
     out = args.out / f'labels-{labels}'
     number = total if labels == 'all' else min(int(labels), total)
     draws = [list(range(total))]
@@ -227,10 +248,6 @@ def compare(args: argparse.Namespace, labels: str, total: int, backbones: dict[s
         ]
     chosen, tried = dict.fromkeys(backbones, args.lr[0]), {}
     if len(args.lr) > 1:
-        if number < 5:
-            raise ValueError(
-                f'--labels {labels}: expected 5 or more to choose one of several --lr by a fifth'
-            )
         # In an order of its own: all images, as they come, are the scenes one after the other.
         order = np.random.default_rng(0).permutation(draws[0]).tolist()
         parts = order[number // 5 :], order[: number // 5]
@@ -322,7 +339,11 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     try:
         chosen_pairs(args)
-        total, trained = count_samples(args), pretrain_all(args)
+        total = count_samples(task_file(args.task, args.backbone), args.data_root)
+        args.labels = chosen_labels(args.labels, total)
+        for labels in args.labels:
+            require_enough(labels, total, args.lr)
+        trained = pretrain_all(args)
         backbones = {'random': ['random']}
         backbones.update({name: [one['backbone'] for one in several] for name, several in trained.items()})
         reports = {labels: compare(args, labels, total, backbones) for labels in args.labels}
