@@ -242,9 +242,13 @@ def _guess(missing: Sequence[str], extra: Sequence[str]) -> str:
     """The usual reasons, so that the list need not be read first."""
     if any(key.startswith('stem.') for key in missing):
         return f' ({_DEEP_STEM})'
-    reference = ('module.', 'image_encoder.', 'conv5.', 'conv8.')  # the last two in an encoder on its own
-    if any(key.startswith(reference) for key in extra):
+    # The last ones in an encoder on its own; the conv5 of an AlexNet has parts.
+    reference = re.compile(r'(module|image_encoder)\.|conv[58]\.(weight|bias)$')
+    if any(reference.match(key) for key in extra):
         return ' (a reference checkpoint? convert it: tools/model_converters/official2cmp_mm.py SRC DST)'
+    for keys, name in ((extra, 'an AlexNet'), (missing, 'not an AlexNet')):
+        if any(key.startswith('fc6.') for key in keys):
+            return f' ({name}?)'
     blocks = [key for key in (*missing, *extra) if key.startswith('layer')]
     if blocks and len(blocks) == len(missing) + len(extra):
         return ' (a ResNet of another depth?)'

@@ -241,6 +241,14 @@ def test_payload_is_refused(tmp_path):
     assert not (tmp_path / 'ran').exists()
 
 
+def test_an_alexnet_and_a_resnet_are_told_apart(tmp_path):
+    alexnet, resnet = AlexNetFCN(stride=8), ResNet(18)
+    for given, wanted, guess in ((alexnet, resnet, 'an AlexNet'), (resnet, alexnet, 'not an AlexNet')):
+        torch.save(dict(state_dict=given.state_dict()), tmp_path / 'other.pth')
+        with pytest.raises(BackboneMismatchError, match=rf'does not fill \w+ \({guess}\?\)'):
+            BackboneInit(str(tmp_path / 'other.pth'))(wanted)
+
+
 def test_frozen_alexnet_does_not_learn_or_move():
     model = AlexNetFCN(frozen_stages=5).train()
     assert not any(p.requires_grad for p in model.conv5.parameters())
