@@ -7,6 +7,14 @@ own tools run them. The data sets import mmsegmentation and are named apart (``c
 import cmp_mm.engine  # noqa: F401  checkpoints are read as data from here on
 
 from .backbone_init import BackboneInit, BackboneMismatchError
+from .backbone_statistics import BackboneStatisticsHook
 from .checks import check_config, check_data, check_package
 
-__all__ = ['BackboneInit', 'BackboneMismatchError', 'check_config', 'check_data', 'check_package']
+__all__ = [
+    'BackboneInit',
+    'BackboneMismatchError',
+    'BackboneStatisticsHook',
+    'check_config',
+    'check_data',
+    'check_package',
+]

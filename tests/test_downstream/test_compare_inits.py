@@ -11,6 +11,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from cmp_mm.models import ResNet
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / 'tools' / 'benchmarks' / 'compare_inits.py'
 CONFIGS = ROOT / 'configs' / 'downstream' / 'mmseg'
@@ -92,6 +94,38 @@ def test_a_frozen_random_resnet_is_more_than_its_stem(tool):
     config = CONFIGS / 'cmp_fcn_r50-d8_1xb8-1k_camvid-160x160.py'
     cfg = tool.make_config(arguments(config), 'random', 0, 'frozen')
     assert cfg.model.backbone.zero_init_residual is False
+
+
+def test_only_a_frozen_random_backbone_needs_statistics(tool):
+    config = CONFIGS / 'cmp_fcn_r50-d8_1xb8-1k_camvid-160x160.py'
+
+    def hooks(source, mode):
+        found = tool.make_config(arguments(config), source, 0, mode).get('custom_hooks', [])
+        return [hook['type'] for hook in found].count('cmp_mm.BackboneStatisticsHook')
+
+    assert hooks('random', 'frozen') == 1
+    assert hooks('random', 'fine-tuned') == hooks('cmp', 'frozen') == 0
+
+
+@pytest.mark.parametrize(
+    ('init', 'message'),
+    [
+        ('cmp', 'checkpoints/cmp_resnet18_backbone.pth: there is no such file'),
+        ('other.pth', 'other.pth does not fill ResNet (a ResNet of another depth?)'),
+    ],
+)
+def test_a_start_that_cannot_be_is_told_before_anything_is_trained(
+    tool, need, tmp_path, monkeypatch, capsys, init, message
+):
+    need('mmseg')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tool, 'check_config', lambda _cfg: None)  # of data, which is not there
+    monkeypatch.setattr(tool, 'train', lambda *_: pytest.fail('trained'))
+    torch.save(dict(state_dict=ResNet(34, num_stages=3, out_indices=(2,)).state_dict()), 'other.pth')
+    config = CONFIGS / 'cmp_fcn_r18-3stages-d8_1xb8-1k_camvid-160x160.py'
+    monkeypatch.setattr(sys, 'argv', ['compare_inits', str(config), '--inits', 'random', init])
+    assert tool.main() == 2
+    assert message in capsys.readouterr().err
 
 
 def test_shares_are_shown_to_their_fourth_digit(tool):

@@ -13,6 +13,7 @@ choose by the validation set.
 """
 
 import argparse
+import copy
 import functools
 import hashlib
 import json
@@ -29,10 +30,12 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
 
 import cmp_mm
-from cmp_mm.downstream import check_config
+from cmp_mm.downstream import BackboneInit, check_config
 from cmp_mm.engine import (
+    CheckpointError,
     child_process,
     ending_children,
     in_parallel,
@@ -171,7 +174,26 @@ def make_config(args: argparse.Namespace, source: str, seed: int, mode: str) -> 
         launch.use_amp(cfg)
     if mode == 'frozen':
         freeze(cfg)
+        if source == 'random':
+            hooks = list(cfg.get('custom_hooks') or [])
+            cfg.custom_hooks = [*hooks, dict(type='cmp_mm.BackboneStatisticsHook')]
     return cfg
+
+
+def check_starts(cfg: Config, sources: Iterable[str]) -> None:
+    """Start the backbone of a config from each source, so that a wrong one is told before any training.
+
+    Raises:
+        CheckpointError: a file does not fill the backbone.
+        OSError: a file is not there.
+        ImportError: torchvision, which has the ImageNet weights, is not installed.
+    """
+    settings = copy.deepcopy(cfg.model.backbone)
+    start = settings.pop('init_cfg')
+    start.pop('type')
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        for source in sources:
+            BackboneInit(**{**start, 'source': source})(MODELS.build(copy.deepcopy(settings)))
 
 
 def fingerprint(cfg: Config, source: str, without: Path | None = None) -> str:
@@ -385,7 +407,8 @@ def main() -> int:
         inits = parse_inits(args.inits)
         base = make_config(args, 'random', 0, 'fine-tuned')
         check_config(base)
-    except (ValueError, OSError, ImportError) as error:
+        check_starts(base, dict.fromkeys(source for sources in inits.values() for source in sources))
+    except (ValueError, OSError, ImportError, CheckpointError) as error:
         print(f'compare_inits: {error}', file=sys.stderr)
         return 2
     best = (base.get('default_hooks') or {}).get('checkpoint', {}).get('save_best')
