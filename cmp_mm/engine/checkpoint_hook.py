@@ -28,7 +28,10 @@ _OUTDATED = 'outdated_ckpt_id'
 _ASK_WITHIN, _ASK_EVERY = 5.0, 10
 # What changes in a learning-rate scheduler from step to step, or follows from the optimizer.
 _CHANGING = ('optimizer', 'last_step', 'base_values', '_global_step', '_last_value', 'verbose')
+_ANEW = 'start anew in another work directory with load_from, which takes the weights alone'
 _OTHER_SCHEDULE = 'train with the same schedule, or anew in another work directory'
+# Settings of torch's optimizers that a step depends on; mmengine gives them the checkpoint's values.
+_OPTIMIZER_SETTINGS = ('lr', 'momentum', 'betas', 'weight_decay', 'dampening', 'nesterov', 'eps', 'alpha')
 
 
 class TrainingStopped(KeyboardInterrupt):
@@ -59,8 +62,9 @@ class AtomicCheckpointHook(CheckpointHook):
     - ``meta['model']`` holds the model's config as data: exporting needs to know the network, and the
       config's text in ``meta['cfg']`` is a program.
 
-    - ``resume=True`` into another schedule than the checkpoint's is refused, or with a learning rate scaled
-      to another batch size: the checkpoint's would stay.
+    - ``resume=True`` into another schedule or optimizer than the checkpoint's is refused, or with a learning
+      rate scaled to another batch size: the checkpoint's would stay. Of other settings of the optimizer,
+      which stay too, a warning tells.
 
     Arguments are those of ``mmengine.hooks.CheckpointHook``.
 
@@ -195,8 +199,8 @@ class AtomicCheckpointHook(CheckpointHook):
         ``Runner.resume`` restores the message hub and reads ``meta`` after this.
 
         Raises:
-            CheckpointError: the file is of another model, schedule or scaled learning rate, or holds weights
-                alone.
+            CheckpointError: the file is of another model, schedule, optimizer or scaled learning rate, or
+                holds weights alone.
         """
         if isinstance(checkpoint.get('message_hub'), dict):
             restore_histories(checkpoint['message_hub'])
@@ -210,6 +214,7 @@ class AtomicCheckpointHook(CheckpointHook):
         check_weights_fit(model, state_dict_of(checkpoint), path)
         self._check_schedule(runner, checkpoint.get('param_schedulers'), path)
         self._check_scaled_rate(runner, checkpoint['optimizer'], path)
+        self._check_optimizer(runner, checkpoint['optimizer'], path)
         meta = checkpoint['meta']
         # Runner.resume compares pickles, and warns of another dataset where a plain copy is the same one.
         current = getattr(runner.train_dataloader.dataset, 'metainfo', None)
@@ -235,6 +240,39 @@ class AtomicCheckpointHook(CheckpointHook):
                     raise CheckpointError(
                         f'checkpoint {path} cannot be resumed: {key} of its param_scheduler.{index} is '
                         f'{state[key]}, of the config {now[key]}; {_OTHER_SCHEDULE}'
+                    )
+
+    def _check_optimizer(self, runner: Runner, saved: dict, path: str) -> None:
+        """Refuse a checkpoint of another optimizer, and tell of settings that are not the config's."""
+        groups, before = getattr(runner.optim_wrapper, 'param_groups', None), saved.get('param_groups')
+        if not isinstance(groups, list) or not isinstance(before, list):
+            return  # one for each of several optimizers
+        other = 'train with the same optimizer, or anew in another work directory'
+        if len(groups) != len(before):
+            found = f'{len(before)} groups of parameters, the config {len(groups)}'
+            raise CheckpointError(f'checkpoint {path} cannot be resumed: its optimizer has {found}; {other}')
+        told = set()  # once of each setting, however many groups there are
+        for now, then in zip(groups, before, strict=True):
+            changing = {key.removeprefix('initial_') for key in (*now, *then) if key.startswith('initial_')}
+            if 'momentum' in changing:
+                changing.add('betas')  # of which a schedule of momentum changes the first
+            for name in _OPTIMIZER_SETTINGS:
+                if name == 'lr' and (runner.auto_scale_lr or {}).get('enable'):
+                    continue  # has rules of its own
+                key = f'initial_{name}' if f'initial_{name}' in now and f'initial_{name}' in then else name
+                if (key == name and name in changing) or (key not in now and key not in then):
+                    continue
+                if (key in now) != (key in then):
+                    owner = 'its' if key in then else "the config's"
+                    raise CheckpointError(
+                        f'checkpoint {path} cannot be resumed: only {owner} optimizer has {name}; {other}'
+                    )
+                values = [repr(to_plain(group[key])) for group in (then, now)]
+                if values[0] != values[1] and name not in told:
+                    told.add(name)
+                    runner.logger.warning(
+                        f"The {name} of the resumed checkpoint's optimizer stays, {values[0]}; that of the "
+                        f'config, {values[1]}, has no effect. To change it, {_ANEW}'
                     )
 
     def _check_scaled_rate(self, runner: Runner, saved: dict, path: str) -> None:

@@ -1,5 +1,6 @@
 import copy
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -281,6 +282,68 @@ def test_another_milestone_is_not_resumed(toy_config):
         run(steps(4, 10), resume=True)
 
 
+@pytest.mark.parametrize(
+    ('optimizer', 'message'),
+    [
+        (dict(lr=0.5), "The lr of the resumed checkpoint's optimizer stays, 0.05; that of the config, 0.5,"),
+        (dict(weight_decay=0.1), 'The weight_decay of .* stays, 0; that of the config, 0.1, has no effect'),
+        (dict(momentum=0.5), 'The momentum of .* stays, 0.9; that of the config, 0.5, has no effect'),
+    ],
+)
+@pytest.mark.parametrize('scheduled', [True, False])
+def test_other_settings_of_the_optimizer_are_told(toy_config, tmp_path, optimizer, message, scheduled):
+    changes = {} if scheduled else dict(param_scheduler=None)
+    config = toy_config(max_iters=4, **changes)
+    run(config)
+    run(config, resume=True)
+    assert 'has no effect' not in told(tmp_path)
+    config.optim_wrapper.optimizer.update(optimizer)
+    config.train_cfg.max_iters = 8
+    run(config, resume=True)
+    assert len(re.findall(message, told(tmp_path))) == 1
+
+
+def told(tmp_path):
+    return ''.join(path.read_text() for path in (tmp_path / 'work').glob('*/*.log'))
+
+
+@pytest.mark.parametrize(
+    ('first', 'second', 'message'),
+    [
+        (
+            dict(type='SGD', lr=0.1, momentum=0.9),
+            dict(type='Adam', lr=0.1),
+            'only its optimizer has momentum',
+        ),
+        (dict(type='Adam', lr=0.1), dict(type='RMSprop', lr=0.1), "only the config's optimizer has momentum"),
+    ],
+)
+def test_another_optimizer_is_not_resumed(toy_config, first, second, message):
+    run(toy_config(max_iters=4, optim_wrapper=dict(optimizer=first)))
+    with pytest.raises(CheckpointError, match=f'{message}; train with the same optimizer'):
+        run(toy_config(max_iters=8, optim_wrapper=dict(optimizer=second)), resume=True)
+
+
+def test_a_scheduled_momentum_is_resumed(toy_config, tmp_path):
+    schedule = dict(type='CosineAnnealingMomentum', by_epoch=False, T_max=12, end=12)
+    config = toy_config(max_iters=8, param_scheduler=[schedule])
+    run(config)
+    config.train_cfg.max_iters = 12
+    run(config, resume=True)
+    assert 'has no effect' not in told(tmp_path)
+    config.optim_wrapper.optimizer.momentum = 0.8
+    run(config, resume=True)
+    assert 'stays, 0.9; that of the config, 0.8,' in told(tmp_path)
+
+
+def test_other_groups_of_parameters_are_not_resumed(toy_config):
+    config = toy_config(max_iters=4)
+    run(config)
+    config.optim_wrapper.paramwise_cfg = dict(custom_keys=dict(bias=dict(lr_mult=2)))
+    with pytest.raises(CheckpointError, match='its optimizer has 1 groups of parameters, the config [2-9]'):
+        run(config, resume=True)
+
+
 @pytest.mark.parametrize('scheduler', [dict(type='LinearLR', by_epoch=False, end=12), None])
 def test_a_rate_scaled_to_another_batch_size_is_not_resumed(toy_config, scheduler):
     config = toy_config(max_iters=8, param_scheduler=scheduler)
@@ -300,8 +363,7 @@ def test_a_rate_scaled_without_accumulated_batches_goes_on_with_a_warning(toy_co
     config.auto_scale_lr = dict(base_batch_size=config.train_dataloader.batch_size / 4, enable=True)
     config.train_cfg.max_iters = 12
     run(config, resume=True)
-    told = ''.join(path.read_text() for path in (tmp_path / 'work').glob('*/*.log'))
-    assert 'did not count the 4 batches of a step: it stays 0.05' in told
+    assert 'did not count the 4 batches of a step: it stays 0.05' in told(tmp_path)
 
 
 def test_the_best_of_the_run_it_comes_from_stays(toy_config, tmp_path, monkeypatch):
