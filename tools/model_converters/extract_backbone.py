@@ -64,7 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = model.get('backbone', model)
         if args.layout == 'torchvision' and config['type'].rpartition('.')[2] != 'ResNet':
             raise CheckpointError(f'its backbone is {config["type"]}; torchvision has no such network')
-        backbone = export.build_module(config, trusted=bool(args.config))
+        try:
+            backbone = export.build_module(config, trusted=bool(args.config))
+        except CheckpointError as error:
+            if config is model or model.get('type', 'CMP').rpartition('.')[2] == 'CMP':
+                raise
+            raise CheckpointError(
+                f'{error}; BackboneInit takes a checkpoint of {model["type"]} as it is, as its source'
+            ) from None
     except CheckpointError as error:
         raise CheckpointError(f'checkpoint {args.checkpoint}: {error}') from None
     report = export.compare_keys(backbone, weights)

@@ -69,6 +69,21 @@ def test_what_it_says_of_downstream_loads_the_weights_and_stops_where_they_do_no
         MODELS.build(dict(config.backbone, depth=34)).init_weights()
 
 
+def test_of_a_fine_tuned_network_it_says_what_to_do(tool, tmp_path):
+    backbone = dict(type='ResNet', depth=18, norm_cfg=dict(type='SyncBN'))
+    meta = dict(model=dict(type='EncoderDecoder', backbone=backbone, decode_head=dict(type='FCNHead')))
+    state = MODELS.build(dict(type='ResNet', depth=18)).state_dict()
+    state = {f'backbone.{key}': value for key, value in state.items()}
+    torch.save(dict(meta=meta, state_dict=state), tmp_path / 'tuned.pth')
+    code, output = tool(EXTRACT, tmp_path / 'tuned.pth', tmp_path / 'backbone.pth')
+    assert code == 1 and 'BackboneInit takes a checkpoint of EncoderDecoder as it is' in output, output
+    assert not (tmp_path / 'backbone.pth').exists()
+    start = dict(type='cmp_mm.BackboneInit', source=str(tmp_path / 'tuned.pth'))
+    module = MODELS.build(dict(type='ResNet', depth=18, init_cfg=start))
+    module.init_weights()
+    assert torch.equal(module.conv1.weight, state['backbone.conv1.weight'])
+
+
 @pytest.mark.parametrize('layout', ['torchvision', 'safetensors'])
 def test_other_layouts(tool, trained, tmp_path, layout):
     if layout == 'safetensors':
