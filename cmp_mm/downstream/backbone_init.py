@@ -251,5 +251,5 @@ def _guess(missing: Sequence[str], extra: Sequence[str]) -> str:
             return f' ({name}?)'
     blocks = [key for key in (*missing, *extra) if key.startswith('layer')]
     if blocks and len(blocks) == len(missing) + len(extra):
-        return ' (a ResNet of another depth?)'
+        return ' (a ResNet of another depth or number of stages?)'
     return ''

@@ -45,7 +45,8 @@ class BackboneStatisticsHook(Hook):
             norm.reset_running_stats()
             norm.momentum = None  # the mean over all batches
             norm.train()
-        with torch.random.fork_rng(), torch.no_grad():
+        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        with torch.random.fork_rng(devices), torch.no_grad():
             for batch in self._batches(runner):
                 model.backbone(model.data_preprocessor(batch, True)['inputs'])
         random.setstate(states[0])
@@ -56,11 +57,13 @@ class BackboneStatisticsHook(Hook):
             module.training = training
 
     def _batches(self, runner: Runner) -> list:
-        """Each spread over the whole set, and none of a single image, which may have no variance."""
+        """Each spread over the whole set, and of two images at least: one may have no variance."""
         loader = runner.train_dataloader
         number = min(self.images, len(loader.dataset))
         indices = np.linspace(0, len(loader.dataset) - 1, number).round().astype(int).tolist()
-        batches = max(1, number // loader.batch_size)
+        # Where a sampler of batches is given, the loader itself has no size.
+        size = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', 1)
+        batches = max(1, number // max(2, size))
         return [
             loader.collate_fn([loader.dataset[index] for index in indices[first::batches]])
             for first in range(batches)

@@ -244,7 +244,9 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def _check_optimizer(self, runner: Runner, saved: dict, path: str) -> None:
         """Refuse a checkpoint of another optimizer, and tell of settings that are not the config's."""
-        groups, before = getattr(runner.optim_wrapper, 'param_groups', None), saved.get('param_groups')
+        # The wrapper's own list has one more where parameters have settings of their own.
+        groups = getattr(getattr(runner.optim_wrapper, 'optimizer', None), 'param_groups', None)
+        before = saved.get('param_groups')
         if not isinstance(groups, list) or not isinstance(before, list):
             return  # one for each of several optimizers
         other = 'train with the same optimizer, or anew in another work directory'

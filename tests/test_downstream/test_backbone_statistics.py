@@ -1,5 +1,6 @@
 """A frozen random backbone normalises as one that brings statistics does."""
 
+import copy
 import random
 from types import SimpleNamespace
 
@@ -32,13 +33,13 @@ class Model(nn.Module):
         self.data_preprocessor = BaseDataPreprocessor()
 
 
-def run(backbone, iteration=0, images=8):
+def run(backbone, iteration=0, images=8, **loading):
     torch.manual_seed(0)
     model = Model(backbone)
     backbone.init_weights()
     model.train()
     modes = [module.training for module in model.modules()]
-    loader = torch.utils.data.DataLoader(Images(), batch_size=4)
+    loader = torch.utils.data.DataLoader(Images(), **(loading or dict(batch_size=4)))
     BackboneStatisticsHook(images).before_train(
         SimpleNamespace(iter=iteration, model=model, train_dataloader=loader)
     )
@@ -92,3 +93,18 @@ def test_no_random_number_is_used_up():
         run(ResNet(18, num_stages=1, out_indices=(0,), frozen_stages=1), iteration)
         drawn.append((random.random(), np.random.rand(), torch.rand(1).item()))
     assert drawn[0] == drawn[1]
+
+
+@pytest.mark.parametrize('size', [1, 4])
+def test_batches_may_be_of_one_image_or_a_samplers(size):
+    """mmdet's loaders have a sampler of batches; a map of one pixel has no variance over one image."""
+    sampler = torch.utils.data.BatchSampler(torch.utils.data.SequentialSampler(Images()), size, False)
+    start = AlexNetFCN(32, frozen_stages=7)
+    first, second = (
+        run(copy.deepcopy(start), **loading)
+        for loading in (dict(batch_sampler=sampler), dict(batch_size=size))
+    )
+    means = [norm.running_mean for norm in first.backbone.modules() if hasattr(norm, 'running_mean')]
+    assert len(means) == 7 and all(mean.abs().max() > 0 for mean in means)
+    state = second.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in first.state_dict().items())

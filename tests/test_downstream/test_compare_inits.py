@@ -111,7 +111,7 @@ def test_only_a_frozen_random_backbone_needs_statistics(tool):
     ('init', 'message'),
     [
         ('cmp', 'checkpoints/cmp_resnet18_backbone.pth: there is no such file'),
-        ('other.pth', 'other.pth does not fill ResNet (a ResNet of another depth?)'),
+        ('other.pth', 'other.pth does not fill ResNet (a ResNet of another depth or number of stages?)'),
     ],
 )
 def test_a_start_that_cannot_be_is_told_before_anything_is_trained(

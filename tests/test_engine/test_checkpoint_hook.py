@@ -344,6 +344,19 @@ def test_other_groups_of_parameters_are_not_resumed(toy_config):
         run(config, resume=True)
 
 
+@pytest.mark.parametrize('scheduled', [True, False])
+def test_the_same_groups_of_parameters_are_resumed(toy_config, tmp_path, scheduled):
+    config = toy_config(max_iters=4, **({} if scheduled else dict(param_scheduler=None)))
+    config.optim_wrapper.paramwise_cfg = dict(custom_keys=dict(bias=dict(lr_mult=2)))
+    run(config)
+    config.train_cfg.max_iters = 8
+    run(config, resume=True)
+    assert 'has no effect' not in told(tmp_path)
+    config.optim_wrapper.optimizer.lr = 0.5
+    run(config, resume=True)
+    assert told(tmp_path).count('has no effect') == 1
+
+
 @pytest.mark.parametrize('scheduler', [dict(type='LinearLR', by_epoch=False, end=12), None])
 def test_a_rate_scaled_to_another_batch_size_is_not_resumed(toy_config, scheduler):
     config = toy_config(max_iters=8, param_scheduler=scheduler)

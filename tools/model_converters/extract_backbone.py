@@ -96,10 +96,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def downstream(config: Mapping, out: str) -> str:
     """The setting of a downstream config that takes the backbone ``config`` with the weights in ``out``."""
     kind = config['type']
+    shape = {key: config[key] for key in ('depth', 'stride') if key in config}
+    stages = config.get('num_stages', 4)
     if kind == 'AlexNetFCN':  # the other packages' registries have none
         kind = f'cmp_mm.{kind}'
-    depth = f'depth={config["depth"]}, ' if 'depth' in config else ''
-    return f"backbone=dict(type='{kind}', {depth}init_cfg=dict(type='cmp_mm.BackboneInit', source={out!r}))"
+    elif kind == 'ResNet' and (stages < 4 or config.get('depth', 50) < 50):
+        # mmsegmentation's leaves every second 3x3 of a dilated stage of basic blocks undilated.
+        kind = f'cmp_mm.{kind}'
+        shape.update(num_stages=stages, out_indices=tuple(range(stages)))
+    shape = ''.join(f'{key}={value!r}, ' for key, value in shape.items())
+    return f"backbone=dict(type='{kind}', {shape}init_cfg=dict(type='cmp_mm.BackboneInit', source={out!r}))"
 
 
 if __name__ == '__main__':

@@ -69,6 +69,36 @@ def test_what_it_says_of_downstream_loads_the_weights_and_stops_where_they_do_no
         MODELS.build(dict(config.backbone, depth=34)).init_weights()
 
 
+@pytest.mark.parametrize(
+    ('backbone', 'expected'),
+    [
+        (dict(type='ResNet', depth=50), "type='ResNet', depth=50, init_cfg"),
+        # A skip-layer decoder's: the segmentation's own config says which stages its heads read.
+        (
+            dict(type='ResNet', depth=50, out_stem=True, out_indices=(0, 3)),
+            "type='ResNet', depth=50, init_cfg",
+        ),
+        (
+            dict(type='ResNet', depth=18, num_stages=3, out_indices=(2,)),
+            "type='cmp_mm.ResNet', depth=18, num_stages=3, out_indices=(0, 1, 2), init_cfg",
+        ),
+        (dict(type='AlexNetFCN', stride=8), "type='cmp_mm.AlexNetFCN', stride=8, init_cfg"),
+    ],
+)
+def test_what_it_says_of_downstream_is_the_network_that_was_trained(tool, tmp_path, backbone, expected):
+    state = MODELS.build(dict(backbone)).state_dict()
+    state = {f'backbone.{key}': value for key, value in state.items()}
+    torch.save(
+        dict(meta=dict(model=dict(type='CMP', backbone=backbone)), state_dict=state), tmp_path / 'a.pth'
+    )
+    code, output = tool(EXTRACT, tmp_path / 'a.pth', tmp_path / 'backbone.pth')
+    assert code == 0 and f'backbone=dict({expected}=' in output, output
+    said = output[output.index('backbone=dict(') :].splitlines()[0]
+    module = MODELS.build(Config.fromstring(said, '.py').backbone)
+    module.init_weights()
+    assert len(module.state_dict()) == len(state)
+
+
 def test_of_a_fine_tuned_network_it_says_what_to_do(tool, tmp_path):
     backbone = dict(type='ResNet', depth=18, norm_cfg=dict(type='SyncBN'))
     meta = dict(model=dict(type='EncoderDecoder', backbone=backbone, decode_head=dict(type='FCNHead')))
