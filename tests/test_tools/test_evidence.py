@@ -1,6 +1,7 @@
 """The evidence tables: what is compared, and that one command makes each."""
 
 import argparse
+import contextlib
 import importlib
 import json
 import sys
@@ -187,6 +188,26 @@ def test_larger_backbones_are_the_same_experiment(tools, tmp_path, backbone):
     assert tuned.get('stride') == pretrained.get('stride')
     with pytest.raises(ValueError, match=f'puppets has no config for {backbone}, which has ccp, camvid'):
         transfer.task_file('puppets', backbone)
+
+
+def test_a_comparison_is_given_what_was_asked(tools, tmp_path, monkeypatch):
+    transfer, commands = tools['transfer'], []
+
+    @contextlib.contextmanager
+    def process(command):
+        commands.append(' '.join(command))
+        (tmp_path / 'results.json').write_text('{"metric": "mIoU"}')
+        yield argparse.Namespace(wait=lambda: 0, returncode=0)
+
+    monkeypatch.setattr(transfer, 'child_process', process)
+    for asked in (False, True):
+        args = argparse.Namespace(task='camvid', data_root='data', frozen=asked, amp=asked)
+        backbones = dict(random=['random'], cmp=['a.pth', 'b.pth'])
+        assert transfer.compare_inits(args, Config(), backbones, 2, tmp_path, 3) == dict(metric='mIoU')
+    plain, both = commands
+    assert '--inits random=random cmp=a.pth cmp=b.pth --seeds 2 --data-root data' in plain
+    assert plain.endswith('--jobs 3') and '--amp' not in plain and '--frozen' not in plain
+    assert '--amp' in both and '--frozen' in both
 
 
 def test_every_task_of_the_small_backbone_has_a_config(tools):

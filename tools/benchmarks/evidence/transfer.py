@@ -101,6 +101,9 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='also one linear layer on the frozen backbone, at the rate chosen for fine-tuning',
     )
+    parser.add_argument(
+        '--amp', action='store_true', help='fine-tune in mixed precision, as for tools/train.py'
+    )
     parser.add_argument('--out', type=Path, required=True)
     args = parser.parse_args()
     args.lr = args.lr or list(FINE_TUNE_LR[args.backbone])
@@ -134,6 +137,7 @@ def compare_inits(
     command += ['--seeds', seeds, '--data-root', args.data_root, '--out', out]
     command += ['--metric', 'PCK'] if args.task in POSE else []
     command += ['--frozen'] if args.frozen else []
+    command += ['--amp'] if args.amp else []
     command += ['--jobs', jobs]
     with child_process([*map(str, command)]) as process:
         process.wait()
