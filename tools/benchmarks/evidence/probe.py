@@ -27,14 +27,13 @@ from mmengine.registry import DefaultScope
 from recipes import (
     LARGER,
     ROOT,
-    Distinct,
     add_backbone,
+    add_labels,
     add_pairs,
     add_recipes,
     add_scale,
     at_least,
     chosen_labels,
-    label_count,
     pretrain_all,
 )
 from torch import Tensor, nn
@@ -62,14 +61,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--task', choices=SEGMENTATION, required=True)
     parser.add_argument('--data-root', required=True, help='of the labelled set')
     add_recipes(parser)
-    parser.add_argument(
-        '--labels',
-        nargs='+',
-        type=label_count,
-        action=Distinct,
-        default=['all'],
-        help='numbers of labelled images, or all',
-    )
+    add_labels(parser)
     parser.add_argument('--seeds', type=at_least(1), default=3, help='draws of the labelled images')
     parser.add_argument('--short-side', type=at_least(1), default=160, help='of the images the features see')
     parser.add_argument('--out', type=Path, required=True)

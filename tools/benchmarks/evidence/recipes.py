@@ -336,9 +336,20 @@ class Distinct(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
-def label_count(text: str) -> str:
-    """The type of ``--labels``: a number of labelled images, or 'all'."""
-    return text if text == 'all' else str(at_least(1)(text))
+def add_labels(parser: argparse.ArgumentParser) -> None:
+    """The option that says how many are labelled."""
+
+    def number(text: str) -> str:
+        return text if text == 'all' else str(at_least(1)(text))
+
+    parser.add_argument(
+        '--labels',
+        nargs='+',
+        type=number,
+        action=Distinct,
+        default=['all'],
+        help='numbers of labelled images (figures for a pose), or all',
+    )
 
 
 def chosen_labels(labels: list[str], total: int) -> list[str]:

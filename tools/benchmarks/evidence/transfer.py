@@ -25,13 +25,13 @@ from recipes import (
     ROOT,
     Distinct,
     add_backbone,
+    add_labels,
     add_pairs,
     add_recipes,
     add_scale,
     at_least,
     chosen_labels,
     chosen_pairs,
-    label_count,
     pretrain_all,
 )
 
@@ -78,14 +78,7 @@ def parse_args() -> argparse.Namespace:
         '--data-root', required=True, help='of the labelled set; see the README of its config'
     )
     add_recipes(parser)
-    parser.add_argument(
-        '--labels',
-        nargs='+',
-        type=label_count,
-        action=Distinct,
-        default=['all'],
-        help='numbers of labelled images (figures for a pose), or all',
-    )
+    add_labels(parser)
     parser.add_argument('--seeds', type=at_least(1), default=3, help='of the fine-tuning')
     parser.add_argument('--iterations', type=at_least(1), default=150, help='of the fine-tuning')
     parser.add_argument(
