@@ -324,15 +324,21 @@ def test_another_optimizer_is_not_resumed(toy_config, first, second, message):
         run(toy_config(max_iters=8, optim_wrapper=dict(optimizer=second)), resume=True)
 
 
+def goes_on_and_tells_of(config, tmp_path, **setting):
+    """A run that is resumed says nothing, and once of each setting that is another one."""
+    config.train_cfg.max_iters += 4
+    run(config, resume=True)
+    assert 'has no effect' not in told(tmp_path)
+    config.optim_wrapper.optimizer.update(setting)
+    run(config, resume=True)
+    assert told(tmp_path).count('has no effect') == 1
+
+
 def test_a_scheduled_momentum_is_resumed(toy_config, tmp_path):
     schedule = dict(type='CosineAnnealingMomentum', by_epoch=False, T_max=12, end=12)
     config = toy_config(max_iters=8, param_scheduler=[schedule])
     run(config)
-    config.train_cfg.max_iters = 12
-    run(config, resume=True)
-    assert 'has no effect' not in told(tmp_path)
-    config.optim_wrapper.optimizer.momentum = 0.8
-    run(config, resume=True)
+    goes_on_and_tells_of(config, tmp_path, momentum=0.8)
     assert 'stays, 0.9; that of the config, 0.8,' in told(tmp_path)
 
 
@@ -349,12 +355,7 @@ def test_the_same_groups_of_parameters_are_resumed(toy_config, tmp_path, schedul
     config = toy_config(max_iters=4, **({} if scheduled else dict(param_scheduler=None)))
     config.optim_wrapper.paramwise_cfg = dict(custom_keys=dict(bias=dict(lr_mult=2)))
     run(config)
-    config.train_cfg.max_iters = 8
-    run(config, resume=True)
-    assert 'has no effect' not in told(tmp_path)
-    config.optim_wrapper.optimizer.lr = 0.5
-    run(config, resume=True)
-    assert told(tmp_path).count('has no effect') == 1
+    goes_on_and_tells_of(config, tmp_path, lr=0.5)
 
 
 @pytest.mark.parametrize('scheduler', [dict(type='LinearLR', by_epoch=False, end=12), None])
