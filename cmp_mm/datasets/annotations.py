@@ -3,6 +3,7 @@
 Nothing in an annotation is ever executed: JSON and plain text are all that is read, never pickle or YAML.
 """
 
+import codecs
 import io
 import json
 import math
@@ -41,10 +42,10 @@ def read_annotation(ann_file: str) -> tuple[dict, Iterator[dict]]:
         data = mmengine.fileio.get(ann_file)
     except OSError as error:
         raise AnnotationError(f'annotation {ann_file} cannot be read: {error}') from None
-    start = data[:64].lstrip(b'\xef\xbb\xbf \t\r\n')[:1]
+    start = data[:64].removeprefix(codecs.BOM_UTF8).lstrip()[:1]
     if start in (b'{', b'['):
         return _parse_json(data, ann_file)
-    return {}, _parse_list(data, ann_file)
+    return {}, _parse_list(data.removeprefix(codecs.BOM_UTF8), ann_file)
 
 
 def flow_format_of(flow_path: str | tuple[str, str]) -> str | None:

@@ -53,7 +53,8 @@ class ImageFlowDataset(BaseDataset):
         seed: non-negative; of the samples' random numbers, and of the part a fractional ``ratio`` takes.
         max_bad_share: in [0, 1]; 0 stops at the first bad sample, 1 never stops.
         allow_outside: accept annotations whose paths leave their data root ('..', absolute, links).
-        metainfo, indices, serialize_data, test_mode, lazy_init, max_refetch: as in mmengine's BaseDataset.
+        test_mode: has no effect: a bad sample of a validation is replaced, too, rather than ending a run.
+        metainfo, indices, serialize_data, lazy_init, max_refetch: as in mmengine's BaseDataset.
 
     Raises:
         AnnotationError: an annotation or an argument is of the wrong form, or there is no sample in it.

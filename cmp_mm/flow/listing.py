@@ -2,7 +2,7 @@
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def find_flow_files(sources: Sequence[str | os.PathLike], fmt: str | None = None
     found: dict[tuple[Path, ...], FlowFile] = {}
     for source in map(Path, sources):
         if source.is_dir():
-            inside = sorted(path for path in source.rglob('*') if path.is_file() and path.name[0] != '.')
+            inside = sorted(path for path in _files_below(source) if path.name[0] != '.')
             files = [as_flow_file(path, source) for path in inside if not _is_frame(path)]
         elif source.exists():
             file = as_flow_file(source, source.parent)
@@ -76,6 +76,18 @@ def find_flow_files(sources: Sequence[str | os.PathLike], fmt: str | None = None
             if file is not None and fmt in (None, file.fmt):
                 found.setdefault(file.paths, file)
     return list(found.values())
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """The files in a folder and all below it, linked folders included, each folder once."""
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (path for name in names if (path := Path(place, name)).is_file())
 
 
 def as_flow_file(path: Path, root: Path) -> FlowFile | None:

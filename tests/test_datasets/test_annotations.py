@@ -40,16 +40,17 @@ def test_json_may_state_little(tmp_path):
     assert found['flow_bound'] == 50.0
 
 
-@pytest.mark.parametrize('ending', ['\n', '\r\n'])
-def test_lists_of_both_forms_whatever_the_file_is_called(tmp_path, ending):
+@pytest.mark.parametrize(('mark', 'ending'), [('', '\n'), ('', '\r\n'), ('\ufeff', '\r\n')])
+def test_lists_of_both_forms_whatever_the_file_is_called(tmp_path, mark, ending):
     lines = ['a/0.jpg a/1.jpg a/0.flo', '', 'b/0.jpg  b/1.jpg\tb/x.jpg b/y.jpg', 'c/ä.jpg c/1.jpg c/0.png']
-    (tmp_path / 'list.json').write_bytes(ending.join(lines).encode())
+    (tmp_path / 'list.json').write_bytes((mark + ending.join(lines)).encode())
     dataset = ImageFlowDataset(ann_file='list.json', data_root=str(tmp_path))
     infos = [dataset.get_data_info(index) for index in range(3)]
     assert len(dataset) == 3
     assert [found['flow_format'] for found in infos] == ['flo', 'jpg', 'kitti']
     assert infos[1]['flow_path'] == (f'{tmp_path}/b/x.jpg', f'{tmp_path}/b/y.jpg')
     assert [found['video'] for found in infos] == ['a', 'b', 'c']
+    assert infos[0]['img_path'] == f'{tmp_path}/a/0.jpg'
     assert infos[2]['img_path'] == f'{tmp_path}/c/ä.jpg'
 
 

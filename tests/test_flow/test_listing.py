@@ -39,6 +39,15 @@ def test_all_formats_are_found_and_frames_left_out(folder):
         np.testing.assert_allclose(read_flow(file.source, file.fmt)[0], 1, atol=0.2)
 
 
+def test_linked_folders_are_searched_each_once(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp('disk')
+    (folder / 'deep').rename(elsewhere / 'deep')
+    (folder / 'deep').symlink_to(elsewhere / 'deep')
+    (elsewhere / 'deep' / 'loop').symlink_to(folder)
+    names = [file.name for file in find_flow_files([folder])]
+    assert names == ['a', 'deep/b', 'deep/c', 'deep/d', 'deep/er/007']
+
+
 def test_one_format(folder):
     assert [file.name for file in find_flow_files([folder], 'jpg')] == ['deep/d', 'deep/er/007']
     with pytest.raises(ValueError, match="'exr'"):

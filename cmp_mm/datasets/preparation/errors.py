@@ -1,5 +1,7 @@
 """What can go wrong with a preparation as a whole, and the exit code each kind has."""
 
+import cv2
+
 EXIT_DONE = 0
 EXIT_SKIPPED = 1
 EXIT_USAGE = 2
@@ -28,6 +30,14 @@ class IncompleteError(PrepareError):
     """A merge was asked for, but videos are still to be prepared."""
 
     exit_code = EXIT_INCOMPLETE
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether an error is the machine's (disk, network, memory, a GPU's too): another run may do better."""
+    if isinstance(error, cv2.error):
+        return getattr(error, 'code', None) == cv2.Error.StsNoMem
+    # torch's by its name: workers do without torch where their estimator does.
+    return isinstance(error, (OSError, MemoryError)) or type(error).__name__ == 'OutOfMemoryError'
 
 
 class SourceError(Exception):

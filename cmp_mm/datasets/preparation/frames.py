@@ -12,7 +12,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from ..image_header import check_image_header
-from .errors import SourceError
+from .errors import SourceError, is_passing
 from .settings import PairSettings
 from .sources import Source, list_frames
 
@@ -83,7 +83,7 @@ class FrameReader:
         try:
             yield from self._read_video() if self._source.kind == 'video' else self._read_folder()
         except av.error.FFmpegError as error:
-            raise SourceError(f'cannot be read as a video ({_reason(error)})', _is_passing(error)) from None
+            raise SourceError(f'cannot be read as a video ({_reason(error)})', is_passing(error)) from None
         except OSError as error:
             raise SourceError(f'cannot be read ({error.strerror or error})', passing=True) from None
         except SourceError:
@@ -91,7 +91,7 @@ class FrameReader:
         except Exception as error:
             # PyAV answers a few broken files with whatever its own code stumbles over.
             reason = f'cannot be read ({type(error).__name__}: {error})'
-            raise SourceError(reason, _is_passing(error)) from None
+            raise SourceError(reason, is_passing(error)) from None
         self.progress = 1.0
 
     def _sampled(self, number: int, seconds: float) -> bool:
@@ -259,10 +259,6 @@ def _stated_length(container: av.container.InputContainer, stream: av.VideoStrea
     if container.duration is not None and len(container.streams) == 1:
         return container.duration / av.time_base or None
     return None
-
-
-def _is_passing(error: Exception) -> bool:
-    return isinstance(error, (OSError, MemoryError))
 
 
 def _reason(error: av.error.FFmpegError) -> str:

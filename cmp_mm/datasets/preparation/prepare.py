@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -16,7 +17,7 @@ from .progress import Progress
 from .settings import MergeSettings, PairSettings
 from .sharding import default_workers, read_shard, take_shard
 from .sources import Source, find_sources, list_frames
-from .store import Store, dump_json, writing
+from .store import Store, dump_json, read_json, writing
 from .summary import summarise
 from .video import skip_video
 
@@ -82,7 +83,7 @@ def prepare(
         check_reference_lists(store.settings)
     if not merge_only:
         store.claim(overwrite)
-    if number == 1:
+    if number == 1 and not merge_only:
         store.sweep()
     if not merge_only:
         mine = take_shard(found, rank, number)
@@ -118,18 +119,7 @@ def _split_options(options: dict[str, Any]) -> tuple[PairSettings, MergeSettings
 
 def _check_sources(found: Sequence[Source], settings: PairSettings) -> None:
     if settings.flow_root is not None:
-        users: dict[str, Source] = {}
-        for source in found:
-            frames = list_frames(source.path) if source.kind == 'frames' else []
-            for frame in frames:
-                name = os.path.join(source.relative, Path(frame).stem)
-                other = users.setdefault(name, source)
-                if other is not source:
-                    raise PrepareError(
-                        f'{other.path} and {source.path} would both get the precomputed flow '
-                        f'{os.path.join(settings.flow_root, name)}; give the folder above them as SRC, and '
-                        'their flow in folders of the same names'
-                    )
+        _check_flow_names(found, settings.flow_root)
     if settings.fps is None or settings.folder_fps is not None:
         return
     for source in found:
@@ -140,37 +130,64 @@ def _check_sources(found: Sequence[Source], settings: PairSettings) -> None:
             )
 
 
+def _check_flow_names(found: Sequence[Source], flow_root: str) -> None:
+    """Refuse sources two of which would get the same precomputed flow."""
+    videos: dict[str, Source] = {}
+    users: dict[str, Source] = {}
+
+    def refuse(one: Source, other: Source, name: str) -> None:
+        raise PrepareError(
+            f'{one.path} and {other.path} would both get the precomputed flow '
+            f'{os.path.join(flow_root, name)}; leave one of them out, or give the folder above them as SRC, '
+            'and their flow in folders of different names'
+        )
+
+    for source in found:
+        if source.kind == 'video' and videos.setdefault(source.relative, source) is not source:
+            refuse(videos[source.relative], source, os.path.join(source.relative, f'{0:06d}'))
+    for source in found:
+        for frame in list_frames(source.path) if source.kind == 'frames' else ():
+            stem = Path(frame).stem
+            name = os.path.join(source.relative, stem)
+            other = users.setdefault(name, source)
+            if other is source and re.fullmatch('[0-9]{6,}', stem):
+                other = videos.get(source.relative, source)  # its frames are numbered so
+            if other is not source:
+                refuse(other, source, name)
+
+
 def _prepare_share(
     store: Store, mine: Sequence[Source], workers: int, stall_seconds: float, title: str, shown: bool
 ) -> None:
-    sizes, finished = {}, set()
+    sizes, finished, unseen = {}, set(), []
     with writing(store.out):
         for source in mine:
-            try:
-                fingerprint = source.fingerprint(store.settings.flow_root)
-            except OSError:
-                # Its worker will say what is wrong with it.
-                sizes[source.name] = 0
-                continue
-            sizes[source.name] = fingerprint['bytes']
-            if store.finished(source.name, fingerprint):
+            fingerprint, reason = _fingerprint(source, store)
+            sizes[source.name] = fingerprint.get('bytes', 0)
+            if reason is None and store.finished(source.name, fingerprint):
                 finished.add(source.name)
                 # A run killed right after the record did not come to it.
                 store.drop_journal(source.name)
+            elif reason is not None and store.holds_pairs(source.name):
+                # A disk that is not mounted says nothing about what was made of its videos.
+                finished.add(source.name)
+                unseen.append(f'{source.path}: cannot be read ({reason}); what it was prepared to stays')
             else:
-                record = store.read_record(source.name)
-                if record is not None and record['pairs']:
+                record = read_json(store.record_path(source.name))
+                if record is not None and record.get('pairs'):
                     store.withdraw()
                 # So that no other process takes an outdated record for this video being ready.
                 store.record_path(source.name).unlink(missing_ok=True)
     pending = [source for source in mine if source.name not in finished]
-    if not pending:
+    if not pending and not unseen:
         return
     bar = Progress(sizes, finished, title, shown)
+    for line in unseen:
+        bar.say(line)
 
     def hear(source: Source, message: dict[str, Any]) -> None:
         if message['kind'] == 'died' and not message['attempts_left']:
-            skip_video(source, store, message['reason'], _fingerprint(source, store), retry=True)
+            skip_video(source, store, message['reason'], _fingerprint(source, store)[0], retry=True)
         bar.hear(source, message)
 
     try:
@@ -187,11 +204,12 @@ def _prepare_share(
         bar.close()
 
 
-def _fingerprint(source: Source, store: Store) -> dict[str, Any]:
+def _fingerprint(source: Source, store: Store) -> tuple[dict[str, Any], str | None]:
+    """The fingerprint, or an empty one and why there is none."""
     try:
-        return source.fingerprint(store.settings.flow_root)
-    except OSError:
-        return {}
+        return source.fingerprint(store.settings.flow_root), None
+    except OSError as error:
+        return {}, error.strerror or str(error)
 
 
 def _merge(store: Store, videos: Sequence[str], merge: MergeSettings) -> dict[str, Any]:
@@ -200,6 +218,8 @@ def _merge(store: Store, videos: Sequence[str], merge: MergeSettings) -> dict[st
 
     with writing(store.out):
         overview = summarise(store, videos, merge)
+        # First: stopped in between, an old one must not stand for lists that are split in two ways.
+        (store.out / 'summary.json').unlink(missing_ok=True)
         write_annotations(store, videos, overview.val_groups, merge)
         sheet = draw_contact_sheet(store, overview.pairs)
         if sheet is not None:

@@ -46,7 +46,7 @@ class Progress:
         kind = message['kind']
         if kind == 'died':
             ending = 'it is tried again' if message['attempts_left'] else 'skipped'
-            self._say(f'{source.path}: {message["reason"]}; {ending}')
+            self.say(f'{source.path}: {message["reason"]}; {ending}')
             self._advance(source, 0.0 if message['attempts_left'] else 1.0)
             if not message['attempts_left']:
                 self._done += 1
@@ -59,10 +59,16 @@ class Progress:
             self._advance(source, 1.0)
             if message['status'] != 'ok':
                 self.problems += 1
-                self._say(f'{source.path}: {message["status"]}: {message["reason"]}')
+                self.say(f'{source.path}: {message["status"]}: {message["reason"]}')
         else:
             self._advance(source, message['share'])
         self._show()
+
+    def say(self, line: str) -> None:
+        """Write a line above the bar."""
+        if not self._bar.disable:
+            # Names of files may hold bytes that are no text.
+            self._bar.write(line.encode('utf-8', 'replace').decode(), file=sys.stderr)
 
     def close(self) -> None:
         """Leave the bar as it is."""
@@ -86,8 +92,3 @@ class Progress:
             f'{self._done}/{len(self._sizes)} videos, {self._kept} pairs, {self._left_out} left out',
             refresh=False,
         )
-
-    def _say(self, line: str) -> None:
-        if not self._bar.disable:
-            # Names of files may hold bytes that are no text.
-            self._bar.write(line.encode('utf-8', 'replace').decode(), file=sys.stderr)

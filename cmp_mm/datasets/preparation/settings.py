@@ -50,6 +50,9 @@ class PairSettings:
     quality: int = 90
 
     def __post_init__(self) -> None:
+        for name in ('fps', 'folder_fps', 'flow_bound', 'cut_threshold', 'min_motion'):
+            if type(getattr(self, name)) is int:
+                object.__setattr__(self, name, float(getattr(self, name)))
         _require(self.short_side >= 16, 'short side', self.short_side, 'at least 16 pixels')
         _require(self.stride >= 1, 'stride', self.stride, 'at least 1')
         for name in ('fps', 'folder_fps'):
@@ -76,7 +79,13 @@ class PairSettings:
 
     def digest(self) -> str:
         """Return a short name for these settings; equal settings have equal names."""
-        text = json.dumps(self.to_dict(), sort_keys=True)
+        values = self.to_dict()
+        # 20 and 20.0 are equal, and may come from a command line and from Python.
+        values['estimator_options'] = {
+            name: int(value) if isinstance(value, float) and value.is_integer() else value
+            for name, value in self.estimator_options.items()
+        }
+        text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @classmethod

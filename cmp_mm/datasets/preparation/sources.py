@@ -77,7 +77,7 @@ def natural_key(name: str) -> tuple:
 def list_frames(folder: str) -> list[str]:
     """Return the paths of a folder's images in natural order; flow kept as pictures is none of them."""
     names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith('.')]
-    return [os.path.join(folder, name) for name in sorted(_frames_among(names), key=natural_key)]
+    return [os.path.join(folder, name) for name in sorted(_frames_among(names, folder), key=natural_key)]
 
 
 def find_sources(paths: Iterable[str | os.PathLike], out: str | os.PathLike | None = None) -> list[Source]:
@@ -136,7 +136,7 @@ def _search(path: str, excluded: str | None) -> Iterable[Source]:
         relative = '' if folder == path else Path(folder).relative_to(path).as_posix()
         videos = [name for name in visible if Path(name).suffix.lower() in VIDEO_SUFFIXES]
         pictured = {Path(name).stem for name in videos}
-        images = [name for name in _frames_among(visible) if Path(name).stem not in pictured]
+        images = [name for name in _frames_among(visible, folder) if Path(name).stem not in pictured]
         several = len(images) > 1 or (images and not videos and not folders)
         if several and not all(is_kitti_flow(os.path.join(folder, images[i])) for i in (0, -1)):
             label = relative or os.path.basename(os.path.abspath(path)) or 'frames'
@@ -172,10 +172,17 @@ def _clean(label: str) -> str:
     return name
 
 
-def _frames_among(names: Sequence[str]) -> list[str]:
-    """The images among a folder's files, without those that are one half of the flow of a jpg pair."""
+def _frames_among(names: Sequence[str], folder: str) -> list[str]:
+    """The images among a folder's files, without those that are flow: a jpg pair, KITTI's beside a frame."""
     present = set(names)
-    return [name for name in names if _is_image(name) and not _is_half_of_flow(name, present)]
+    images = [name for name in names if _is_image(name) and not _is_half_of_flow(name, present)]
+    stems = Counter(os.path.splitext(name)[0] for name in images)
+    return [
+        name
+        for name in images
+        # Two of one stem are rare, and only those need to be opened.
+        if stems[os.path.splitext(name)[0]] == 1 or not is_kitti_flow(os.path.join(folder, name))
+    ]
 
 
 def _is_half_of_flow(name: str, present: Collection[str]) -> bool:

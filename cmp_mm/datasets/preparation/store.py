@@ -183,8 +183,12 @@ class Store:
         record = self.read_record(video)
         if record is None or not _same_source(record['fingerprint'], fingerprint) or record['retry']:
             return False
-        ends = {row[0] for row in (record['pairs'][:1] + record['pairs'][-1:])}
-        return all(path.exists() for index in ends for path in self._pair_files(video, index))
+        return self._files_are_there(video, record)
+
+    def holds_pairs(self, video: str) -> bool:
+        """Tell whether pairs of these settings are there, whatever has become of their source."""
+        record = self.read_record(video)
+        return record is not None and bool(record['pairs']) and self._files_are_there(video, record)
 
     def write_record(self, video: str, record: dict[str, Any], keep_journal: bool = False) -> None:
         """Write the record of a video, once its files are on the disk; its journal is dropped or kept."""
@@ -245,6 +249,10 @@ class Store:
         """Tell whether a video was begun or finished here."""
         records = self.out / 'records'
         return records.is_dir() and any(not name.startswith('.') for name in os.listdir(records))
+
+    def _files_are_there(self, video: str, record: dict[str, Any]) -> bool:
+        ends = {row[0] for row in (record['pairs'][:1] + record['pairs'][-1:])}
+        return all(path.exists() for index in ends for path in self._pair_files(video, index))
 
     def _part_path(self, video: str) -> Path:
         return self.out / 'records' / f'{video}.part'

@@ -61,7 +61,7 @@ def prepare_video(
         try:
             fingerprint = source.fingerprint(store.settings.flow_root)
         except OSError as error:
-            raise SourceError(f'cannot be read ({error.strerror or error})') from None
+            raise SourceError(f'cannot be read ({error.strerror or error})', passing=True) from None
         with writing(store.out):
             journal = store.resume(source.name, fingerprint)
         try:
@@ -215,8 +215,7 @@ class _Run:
         try:
             flow = estimator.for_pair(pair.first.image, pair.second.image, *names)
         except (FileNotFoundError, FlowFormatError) as error:
-            self._without_flow = self._without_flow or str(error)
-            return None, None, 'no_flow'
+            return None, [str(error)], 'no_flow'
         finally:
             self._estimators.put(estimator)
         measure = measure_pair(flow, *pair.thumbs, self._settings.flow_bound)
@@ -233,7 +232,7 @@ class _Run:
         index = pair.first.index
         flow, measures, reason = (None, None, estimate) if isinstance(estimate, str) else estimate.result()
         if reason is not None:
-            return [index, reason], None
+            return [index, reason, *(measures or ())], None
         frames = [frame for frame in (pair.first, pair.second) if frame.index > self._last_stored]
         self._last_stored = pair.second.index
         row = [index, None, *flow.shape[:2], *measures]
@@ -277,6 +276,8 @@ class _Run:
             self._rows.append([row[0], *row[2:]])
         else:
             self._rejected[row[1]] += 1
+            if row[1] == 'no_flow' and self._without_flow is None:
+                self._without_flow = row[2] if len(row) > 2 else ''
         self._report(self._reader.progress, len(self._rows), sum(self._rejected.values()))
 
     def _record(self) -> dict[str, Any]:

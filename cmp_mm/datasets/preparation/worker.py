@@ -21,7 +21,7 @@ import cv2
 
 from cmp_mm.flow import FlowEstimator, build_flow_estimator
 
-from .errors import PrepareError
+from .errors import PrepareError, is_passing
 from .settings import PairSettings
 from .sources import Source
 from .store import Store
@@ -68,8 +68,8 @@ class _Worker:
         source = Source(**task['source'])
         try:
             estimators = self._build(settings, task['threads'])
-        except (ImportError, TypeError, ValueError, OSError) as error:
-            # TypeError: an option of the wrong kind.
+        except Exception as error:
+            # The same for every video: an extra that is missing, a wrong option, a device that is not there.
             self.say(kind='fatal', message=_one_line(error), exit_code=PrepareError.exit_code)
             return
         try:
@@ -103,7 +103,8 @@ class _Worker:
             # A library met something in this video that it does not expect: the others go on.
             traceback.print_exc()
             reason = f'cannot be prepared ({type(error).__name__}: {_one_line(error)})'
-            return skip_video(source, store, reason, {})
+            passing = is_passing(error)
+            return skip_video(source, store, reason, {}, retry=passing, keep=passing)
 
     def _build(self, settings: PairSettings, threads: int) -> list[FlowEstimator]:
         wanted = (settings.estimator, json.dumps(settings.estimator_options, sort_keys=True))

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from cmp_mm.datasets.preparation.annotation import (
+    _whole,
     check_reference_lists,
     choose_val,
     group_of,
@@ -127,6 +128,17 @@ def test_a_missing_record_leaves_no_annotation(store):
     with pytest.raises(IncompleteError, match='d.json'):
         write_annotations(store, ['a_1', 'd'], set(), MergeSettings())
     assert not [path for path in store.out.iterdir() if 'train' in path.name]
+
+
+def test_two_processes_of_one_number_merge_at_once(store):
+    """As containers on two machines have it: each writes a file of its own, and the last one stays."""
+    path = store.out / 'train.json'
+    with _whole(path) as first:
+        first.write('first')
+        with _whole(path) as second:
+            second.write('second')
+        assert path.read_text() == 'second'
+    assert path.read_text() == 'first'
 
 
 def test_lists_are_refused_for_flow_the_reference_cannot_read():

@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import json
 import os
@@ -147,6 +148,34 @@ def test_precomputed_flow_is_taken_by_name(tmp_path, videos):
         assert (first / name).read_bytes() == (second / name).read_bytes()
 
 
+def test_what_is_prepared_stays_while_its_source_cannot_be_seen(tmp_path, videos, capsys):
+    """Links to a disk that is not mounted."""
+    disk, source, out = tmp_path / 'disk', tmp_path / 'source', tmp_path / 'out'
+    shutil.move(videos, disk)
+    source.mkdir()
+    (source / 'walk.mp4').symlink_to(disk / 'walk.mp4')
+    (source / 'run.avi').symlink_to(disk / 'more' / 'run.avi')
+    options = dict(OPTIONS, workers=1)
+    prepare([source], out, **options)
+    stored = {path: path.stat().st_mtime_ns for path in out.glob('f*/*/*')}
+    assert len(stored) == 2 * (6 + 2 * 5)
+    shutil.move(disk, tmp_path / 'away')
+    summary = prepare([source], out, **dict(options, progress=True))
+    assert summary['videos']['ok'] == 2 and summary['pairs']['total'] == 10
+    assert {path: path.stat().st_mtime_ns for path in out.glob('f*/*/*')} == stored
+    told = 'walk.mp4: cannot be read (No such file or directory); what it was prepared to stays'
+    assert told in capsys.readouterr().err
+    # One whose files are gone, too, is skipped, and made again once it is back.
+    shutil.rmtree(out / 'flow' / 'walk')
+    summary = prepare([source], out, **options)
+    assert summary['videos']['skipped'] == 1
+    assert summary['problems'][0]['reason'] == 'cannot be read (No such file or directory)'
+    shutil.move(tmp_path / 'away', disk)
+    assert prepare([source], out, **options)['videos']['ok'] == 2
+    again = {path: path.stat().st_mtime_ns for path in out.glob('f*/run/*')}
+    assert again and all(stored[path] == time for path, time in again.items())
+
+
 def test_what_is_prepared_stays_without_the_flow_it_was_prepared_from(tmp_path, videos):
     flow, out = tmp_path / 'first' / 'flow', tmp_path / 'out'
     prepare([videos], flow.parent, workers=1, flow_format='flo', **OPTIONS)
@@ -172,6 +201,27 @@ def test_what_is_prepared_stays_without_the_flow_it_was_prepared_from(tmp_path, 
     assert again() == stored
 
 
+def test_an_interrupted_video_still_tells_why_flow_is_missing(tmp_path, source_of, small, videos):
+    prepare([videos / 'walk.mp4'], tmp_path / 'first', workers=1, flow_format='flo', **OPTIONS)
+    flow = tmp_path / 'first' / 'flow'
+    (flow / 'walk' / '000000.flo').unlink()
+    source = source_of(videos / 'walk.mp4')
+    options = dict(estimator='precomputed', estimator_options={'root': str(flow)})
+    store = Store(tmp_path / 'out', dataclasses.replace(small, **options))
+    store.claim()
+    estimator = build_flow_estimator('precomputed', root=str(flow))
+
+    def interrupt(share, kept, rejected):
+        if kept == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_video(source, store, [estimator], interrupt)
+    record = prepare_video(source, store, [estimator], lambda *_: None)
+    assert len(record['pairs']) == 4
+    assert record['reason'].startswith('no usable flow for 1 pairs (no precomputed flow of frame ')
+
+
 def test_a_video_beside_its_frames_leaves_the_flow_to_them(tmp_path, moving_frames, write_folder, videos):
     frames = [tmp_path / 'src' / 'walk', tmp_path / 'src' / 'other' / 'walk']
     for folder in frames:
@@ -193,6 +243,15 @@ def test_two_videos_never_get_the_same_precomputed_flow(tmp_path, videos, moving
     message = 'jump and .*other would both get the precomputed flow '
     with pytest.raises(PrepareError, match=message):
         prepare([tmp_path / 'other', videos / 'jump'], tmp_path / 'out', workers=1, **options, **OPTIONS)
+    # Files, whose frames are numbered: two of one name, and one beside the frames that were taken from it.
+    twin = shutil.copy(videos / 'walk.mp4', tmp_path / 'other' / 'walk.mp4')
+    with pytest.raises(PrepareError, match='walk.mp4 and .*walk.mp4 would both get .*walk/000000; leave one'):
+        prepare([twin, videos / 'walk.mp4'], tmp_path / 'out', workers=1, **options, **OPTIONS)
+    (videos / 'walk').mkdir()
+    for number in (1, 2):
+        shutil.copy(tmp_path / 'other' / 'frame0.png', videos / 'walk' / f'{number:06d}.png')
+    with pytest.raises(PrepareError, match='walk.mp4 and .*walk would both get .*walk/000001; leave one'):
+        prepare([videos], tmp_path / 'out', workers=1, **options, **OPTIONS)
     assert not (tmp_path / 'out').exists()
 
 
@@ -499,6 +558,36 @@ def test_a_changed_video_takes_the_annotation_back_until_all_are_ready(
             prepare([videos], out, workers=1, **OPTIONS)
     assert not (out / 'train.json').exists() and not (out / 'summary.json').exists()
     assert prepare([videos], out, workers=1, **OPTIONS)['pairs']['total'] == 13
+
+
+def test_a_merge_that_is_stopped_leaves_no_summary(tmp_path, videos, monkeypatch):
+    """Lists of which one splits the videos anew must not pass for a finished set."""
+    out, replace = tmp_path / 'out', os.replace
+    prepare([videos], out, workers=1, **OPTIONS)
+
+    def stop(source, target):
+        if Path(target).name == 'train.json':
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'replace', stop)
+        with pytest.raises(KeyboardInterrupt):
+            prepare([], out, merge_only=True, val_share=0.6, **OPTIONS)
+    assert not (out / 'summary.json').exists()
+    prepare([], out, merge_only=True, val_share=0.6, **OPTIONS)
+    assert (out / 'summary.json').exists()
+
+
+def test_a_merge_takes_nothing_from_those_who_prepare(tmp_path, videos):
+    out = tmp_path / 'out'
+    prepare([videos], out, workers=1, **OPTIONS)
+    written = out / 'records' / '.jump.json.1-2.tmp'
+    written.write_bytes(b'half')
+    prepare([], out, merge_only=True, **OPTIONS)
+    assert written.exists()
+    prepare([videos], out, workers=1, **OPTIONS)  # alone in the folder
+    assert not written.exists()
 
 
 def test_a_merge_leaves_nothing_of_an_earlier_one(tmp_path, videos):

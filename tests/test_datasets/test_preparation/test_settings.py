@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from cmp_mm.datasets.preparation.errors import PrepareError
@@ -6,6 +8,13 @@ from cmp_mm.datasets.preparation.settings import MergeSettings, PairSettings
 
 def test_equal_settings_have_equal_digests_and_others_do_not():
     assert PairSettings().digest() == PairSettings.from_dict(PairSettings().to_dict()).digest()
+    options = dict(bound=20, fmt='jpg')
+    one = PairSettings(fps=10, flow_bound=20, min_motion=0, estimator_options=options)
+    other = PairSettings(
+        fps=10.0, flow_bound=20.0, min_motion=0.0, estimator_options=dict(options, bound=20.0)
+    )
+    assert one == other and one.digest() == other.digest()
+    assert one.digest() != replace(one, estimator_options=dict(options, bound=20.5)).digest()
     assert PairSettings().digest() != PairSettings(short_side=240).digest()
     assert PairSettings().digest() != PairSettings(estimator_options={'preset': 'fast'}).digest()
 

@@ -1,4 +1,5 @@
 import os
+import shutil
 from pathlib import Path
 
 import cv2
@@ -81,7 +82,16 @@ def test_flow_kept_as_pictures_is_no_video(tmp_path):
             if folder == 'from_black' and number == 0:
                 image[:] = 0
             cv2.imwrite(path, (image >> 8).astype(np.uint8) if folder == 'image_2' else image)
+    # KITTI's beside the frames they are of, and a frame that is there twice.
+    beside = tmp_path / 'kitti' / 'beside'
+    for number in (0, 1, 2):
+        touch(beside / f'{number}.jpg')
+    for number in (0, 1):
+        shutil.copy(tmp_path / 'kitti' / 'flow_occ' / '000000_10.png', beside / f'{number}.png')
+    cv2.imwrite(str(beside / '2.png'), np.zeros((6, 8, 3), np.uint8))
     found = {source.label: source.path for source in find_sources([tmp_path])}
+    frames = list_frames(found.pop('kitti/beside'))
+    assert [os.path.basename(path) for path in frames] == ['0.jpg', '1.jpg', '2.jpg', '2.png']
     assert sorted(found) == ['dense', 'kitti/deep', 'kitti/from_black', 'kitti/image_2', 'named']
     assert [os.path.basename(path) for path in list_frames(found['dense'])] == [
         'img_00001.jpg',
