@@ -16,8 +16,8 @@ class BroadcastBuffersHook(Hook):
     a mixture that is saved nowhere. The training is the same with or without: it normalises by the batch.
     """
 
-    # Before anything of the validation itself.
-    priority = 'VERY_HIGH'
+    # Before anything of the validation itself, and after an EMAHook has put its averaged buffers in place.
+    priority = 'BELOW_NORMAL'
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Copy the buffers of rank 0; with one process there is nothing to do."""

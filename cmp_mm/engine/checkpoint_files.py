@@ -15,6 +15,8 @@ from .checkpoint_loading import CheckpointError, load_checkpoint_file
 _TEMPORARY = '.{name}.', '.part'
 # What Runner.resume reads; a file of weights alone (a published one, the best one) cannot be resumed.
 RESUMABLE = ('meta', 'state_dict', 'optimizer', 'message_hub')
+# In the message hub: the iteration whose validation is the last one in its histories.
+VALIDATED_KEY = 'validated_iter'
 
 
 def write_durably(path: str | os.PathLike, data: bytes) -> None:
@@ -99,9 +101,13 @@ def find_resumable(folders: Iterable[str | os.PathLike]) -> str | None:
         folders: the work directory first, then others where checkpoints were saved.
 
     Returns:
-        Its path, or None if no folder holds one.
+        Its path, or None if no folder holds one. An address that ``last_checkpoint`` names, of checkpoints
+        that are saved elsewhere, as it is.
     """
     folders = [Path(folder) for folder in folders]
+    remote = _named_by_pointer(folders[0])
+    if '://' in remote:
+        return remote  # whether it can be read is its file backend's to say
     pointed = list(_pointed(folders))
     candidates = sorted(
         (path for folder in folders for path in folder.glob('*.pth') if path not in pointed),
@@ -118,13 +124,18 @@ def find_resumable(folders: Iterable[str | os.PathLike]) -> str | None:
     return None
 
 
-def _pointed(folders: list[Path]) -> Iterable[Path]:
-    pointer = folders[0] / 'last_checkpoint'
+def _named_by_pointer(folder: Path) -> str:
+    """What ``last_checkpoint`` in a folder names, '' where there is none or it is broken."""
     try:
-        name = pointer.read_text(encoding='utf-8').strip()
+        name = (folder / 'last_checkpoint').read_text(encoding='utf-8').strip()
     except (OSError, UnicodeDecodeError):
-        return
-    if not name or '\0' in name:
+        return ''
+    return '' if '\0' in name else name
+
+
+def _pointed(folders: list[Path]) -> Iterable[Path]:
+    name = _named_by_pointer(folders[0])
+    if not name:
         return
     named = Path(name)
     here = [folder / named.name for folder in folders]

@@ -18,7 +18,7 @@ from mmengine.runner import Runner
 
 from cmp_mm.registry import HOOKS
 
-from .checkpoint_files import RESUMABLE, find_resumable, remove_parts, write_durably
+from .checkpoint_files import RESUMABLE, VALIDATED_KEY, find_resumable, remove_parts, write_durably
 from .checkpoint_loading import CheckpointError, check_weights_fit, state_dict_of
 from .plain_state import restore_histories, to_plain
 
@@ -27,7 +27,10 @@ _OUTDATED = 'outdated_ckpt_id'
 # torchrun and slurm kill 30 seconds after they have told one. An accelerator waits while it is asked.
 _ASK_WITHIN, _ASK_EVERY = 5.0, 10
 # What changes in a learning-rate scheduler from step to step, or follows from the optimizer.
-_CHANGING = ('optimizer', 'last_step', 'base_values', '_global_step', '_last_value', 'verbose')
+_CHANGING = (
+    *('optimizer', 'last_step', 'base_values', '_global_step', '_last_value', 'verbose'),
+    *('best', 'num_bad_epochs', 'cooldown_counter'),  # of those that wait for a plateau
+)
 _ANEW = 'start anew in another work directory with load_from, which takes the weights alone'
 _OTHER_SCHEDULE = 'train with the same schedule, or anew in another work directory'
 # Settings of torch's optimizers that a step depends on; mmengine gives them the checkpoint's values.
@@ -142,6 +145,11 @@ class AtomicCheckpointHook(CheckpointHook):
             self._ask_every = min(max(int(_ASK_WITHIN / max(seconds, 1e-3)), 1), _ASK_EVERY)
         self._until_asked = self._ask_every
 
+    def after_val_epoch(self, runner: Runner, metrics: dict) -> None:
+        """Save where it is the best, with the iteration that the metrics are of."""
+        runner.message_hub.update_info(VALIDATED_KEY, runner.iter)
+        super().after_val_epoch(runner, metrics)
+
     def before_run(self, runner: Runner) -> None:
         """Find the checkpoint that ``resume=True`` means, before the runner looks for it."""
         if not runner._resume or runner._load_from is not None:
@@ -227,9 +235,10 @@ class AtomicCheckpointHook(CheckpointHook):
         mmengine gives each scheduler the checkpoint's begin, end and shape in place of the config's: a run
         made longer by the config would spend what was added at the rate the shorter one ended with.
         """
-        built = runner.param_schedulers
+        built = runner.param_schedulers or []
+        saved = [] if saved is None else saved
         if not isinstance(built, list) or not isinstance(saved, (list, tuple)):
-            return  # one list for each optimizer, or none
+            return  # one list for each optimizer
         if len(built) != len(saved):
             found = f'{len(saved)} schedulers, the config {len(built)}'
             raise CheckpointError(f'checkpoint {path} cannot be resumed: it has {found}; {_OTHER_SCHEDULE}')

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import cmp_mm
 from cmp_mm.registry import MODELS, TASK_UTILS
 
-from .checkpoint_files import write_durably
+from .checkpoint_files import VALIDATED_KEY, write_durably
 from .checkpoint_loading import CheckpointError, load_checkpoint_file, state_dict_of
 from .plain_state import to_plain
 from .run_config import UsageError
@@ -182,9 +182,17 @@ def _known_names() -> set[str]:
 
 
 def last_validation(checkpoint: dict) -> dict[str, float]:
-    """The metrics of the last validation before a checkpoint was saved; empty if there was none."""
+    """The metrics of a checkpoint's weights; empty where they were not validated before it was saved.
+
+    A checkpoint is saved before the validation of its iteration, and again after it only where that was the
+    best so far; what it tells of an earlier validation is of other weights.
+    """
     hub = checkpoint.get('message_hub')
-    scalars = hub.get('log_scalars') if isinstance(hub, dict) else None
+    hub = hub if isinstance(hub, dict) else {}
+    info, scalars = hub.get('runtime_info'), hub.get('log_scalars')
+    validated = info.get(VALIDATED_KEY) if isinstance(info, dict) else None
+    if validated is None or validated != (checkpoint.get('meta') or {}).get('iter'):
+        return {}
     metrics = {}
     for key, value in (scalars or {}).items():
         history = value.get('log_history') if isinstance(value, dict) else None

@@ -4,7 +4,7 @@ import math
 
 import torch
 from mmengine.device import get_device
-from mmengine.dist import all_reduce
+from mmengine.dist import all_gather_object, all_reduce
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -19,10 +19,11 @@ class DivergedError(RuntimeError):
 class FiniteLossHook(Hook):
     """Stops training at a NaN or infinite loss, before it gets into a checkpoint.
 
-    The message names the iteration and the files of the batch. Under mixed precision with a loss scaler an
-    overflow now and then is ordinary (the scaler skips that step), so only ``patience`` such iterations in a
-    row stop the run there, or one that has reached the running statistics of a normalisation, which the
-    forward pass changes and the scaler does not restore.
+    The message names the iteration and the files of the batch; with several processes, of those processes
+    whose loss it is. Under mixed precision with a loss scaler an overflow now and then is ordinary (the
+    scaler skips that step), so only ``patience`` such iterations in a row stop the run there, or one that has
+    reached the running statistics of a normalisation, which the forward pass changes and the scaler does not
+    restore.
 
     Args:
         patience: iterations in a row that may overflow where a loss scaler is at work.
@@ -50,9 +51,16 @@ class FiniteLossHook(Hook):
             self._in_a_row = 0
             return
         self._in_a_row += 1
+        own = loss.item()
+        found = [(own, _files(data_batch))]
+        if runner.distributed:
+            # Of those alone whose loss it is: the files of the others are as good as any.
+            found = all_gather_object(None if math.isfinite(own) else found[0])
+        found = [one for one in found if one is not None] or [(value.item(), [])]
+        values = ', '.join(sorted({str(each) for each, _ in found}))
         message = (
-            f'The loss is {loss.item()} at iteration {runner.iter + 1}; files of the batch: '
-            f'{", ".join(_files(data_batch)) or "unknown"}'
+            f'The loss is {values} at iteration {runner.iter + 1}; files of the batch: '
+            f'{", ".join(file for _, files in found for file in files) or "unknown"}'
         )
         if hasattr(runner.optim_wrapper, 'loss_scaler') and self._in_a_row <= self.patience:
             spoilt = _spoilt_buffer(runner)

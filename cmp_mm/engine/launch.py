@@ -254,6 +254,8 @@ def use_amp(cfg: Config) -> None:
     kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
     if kind not in ('OptimWrapper', 'AmpOptimWrapper', _BFLOAT16, f'cmp_mm.{_BFLOAT16}'):
         raise UsageError(f'--amp: optim_wrapper.type is {kind}, expected OptimWrapper')
+    if get_device() == 'mps':
+        raise UsageError("--amp: mmengine has no mixed precision on Apple's GPUs; train without")
     if get_device() == 'cpu':
         if cfg.get('default_scope') == 'mmpose':
             raise UsageError(
@@ -282,7 +284,14 @@ def require_accelerator_for_amp(cfg: Config) -> None:
     Raises:
         UsageError: the config asks for it and there is none.
     """
-    if cfg.optim_wrapper.get('type') == 'AmpOptimWrapper' and get_device() == 'cpu':
+    if cfg.optim_wrapper.get('type') != 'AmpOptimWrapper':
+        return
+    if get_device() == 'mps':
+        raise UsageError(
+            "optim_wrapper.type AmpOptimWrapper: mmengine has no mixed precision on Apple's GPUs; use "
+            'OptimWrapper'
+        )
+    if get_device() == 'cpu':
         raise UsageError(
             'optim_wrapper.type AmpOptimWrapper needs an accelerator and there is none; with --amp a CPU '
             'trains in bfloat16'

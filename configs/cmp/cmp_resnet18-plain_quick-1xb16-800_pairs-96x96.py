@@ -78,5 +78,6 @@ default_hooks = dict(
     checkpoint=dict(interval=200, max_keep_ckpts=2),
     visualization=dict(interval=200),
 )
+log_processor = dict(window_size=10)
 visualizer = dict(max_radius=5)
 auto_scale_lr = dict(enable=False, base_batch_size=16)

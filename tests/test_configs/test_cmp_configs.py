@@ -144,6 +144,53 @@ def test_modern_configs_differ_in_the_recipe_alone(name, row):
     assert (warmup.type, cosine.type) == ('LinearLR', 'CosineAnnealingLR')
     assert (warmup.begin, warmup.end, cosine.begin, cosine.end) == (0, 1000, 1000, cfg.train_cfg.max_iters)
     assert cfg.train_cfg.max_iters == faithful.train_cfg.max_iters
+    optimizer = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4, fused=True)
+    assert dict(cfg.optim_wrapper.optimizer) == optimizer and cfg.optim_wrapper.loss_scale == 1.0
+    assert (warmup.start_factor, cosine.eta_min) == (0.01, 0)
+
+
+@pytest.mark.parametrize(
+    ('name', 'backbone', 'batch', 'lr', 'iters', 'points'),
+    [
+        ('resnet18-plain_quick-1xb16-800', ('ResNet', 18, None), 16, 2e-3, 800, [(15, 60)]),
+        ('resnet18-plain_quick-1xb16-3k', ('ResNet', 18, None), 16, 2e-3, 3000, [(15, 60)]),
+        (
+            *('resnet18-plain_quick-k15or41-1xb16-3k', ('ResNet', 18, None), 16, 2e-3, 3000),
+            [(15, 60), (41, 120)],
+        ),
+        ('resnet50-plain_quick-1xb4-800', ('ResNet', 50, None), 4, 1e-3, 800, [(15, 60)]),
+        ('alexnet-plain_quick-1xb4-400', ('AlexNetFCN', None, 8), 4, 1e-3, 400, [(15, 60)]),
+    ],
+)
+def test_quick_configs_hold_the_numbers_of_the_figures(name, backbone, batch, lr, iters, points):
+    """Those that the readmes give; another recipe would have others."""
+    cfg = load(f'cmp_{name}_pairs-96x96')
+    model, pipeline = cfg.model, cfg.train_dataloader.dataset.pipeline
+    assert (model.backbone.type, model.backbone.get('depth'), model.backbone.get('stride')) == backbone
+    assert (model.codec.num_bins, model.codec.max_flow, tuple(model.decoder.combo)) == (
+        61,
+        15.0,
+        (1, 2, 4, 8),
+    )
+    starts = model.backbone.get('init_cfg')
+    assert [one.type for one in starts or []] == (['Kaiming', 'Constant'] if backbone[1] == 18 else [])
+    choices = pipeline[-2].get('transforms', [[pipeline[-2]]])
+    strategies = [guidance.strategies for (guidance,) in choices]
+    assert [(watershed.kernel_size, grid.stride) for watershed, grid in strategies] == points
+    assert step(pipeline, 'FlowResize').short_side == 112
+    assert tuple(step(pipeline, 'FlowRandomCrop').size) == (96, 96)
+    assert dict(cfg.optim_wrapper.optimizer) == dict(type='AdamW', lr=lr, weight_decay=0.01)
+    assert dict(cfg.optim_wrapper.clip_grad) == dict(max_norm=5)
+    warmup, cosine = cfg.param_scheduler
+    assert (warmup.start_factor, warmup.end, cosine.eta_min, cosine.end) == (0.1, 20, 1e-5, iters)
+    assert cfg.train_cfg.max_iters == iters
+    assert cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == batch
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_a_line_of_the_log_is_of_the_iterations_since_the_one_before(path):
+    cfg = Config.fromfile(path)
+    assert cfg.log_processor.window_size == cfg.default_hooks.logger.interval
 
 
 @pytest.mark.parametrize('name', [path.stem for path in CONFIGS if path.stem.startswith('walker')])

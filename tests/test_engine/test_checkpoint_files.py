@@ -37,6 +37,13 @@ def test_without_a_pointer_the_one_saved_last_is_taken(tmp_path, pointer):
     assert find_resumable([tmp_path]) == str(tmp_path / 'iter_10.pth')
 
 
+def test_checkpoints_kept_elsewhere_are_those_the_pointer_names(tmp_path):
+    """Nothing here can look for them, and to begin anew would write over them."""
+    save(tmp_path / 'iter_10.pth', 10)
+    point(tmp_path, 's3://bucket/run/iter_20.pth')
+    assert find_resumable([tmp_path, 's3://bucket/run']) == 's3://bucket/run/iter_20.pth'
+
+
 def test_moved_folder(tmp_path):
     (tmp_path / 'old').mkdir()
     save(tmp_path / 'old' / 'iter_2.pth', 2)

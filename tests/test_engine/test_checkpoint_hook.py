@@ -16,7 +16,10 @@ from cmp_mm.engine import (
     FiniteLossHook,
     checkpoint_files,
     find_resumable,
+    finite_loss_hook,
 )
+from cmp_mm.engine.export import last_validation
+from cmp_mm.structures import FlowDataSample
 
 
 def run(config, **changes):
@@ -269,6 +272,24 @@ def test_another_schedule_is_not_resumed(toy_config, changes, message):
         run(toy_config(param_scheduler=changes), resume=True)
 
 
+@pytest.mark.parametrize(('first', 'then'), [(1, 0), (0, 1)])
+def test_a_schedule_is_neither_dropped_nor_begun_on_the_way(toy_config, first, then):
+    schedules = [None, dict(type='CosineAnnealingLR', by_epoch=False, T_max=12, end=12)]
+    run(toy_config(max_iters=4, param_scheduler=schedules[first]))
+    with pytest.raises(CheckpointError, match=f'it has {first} schedulers, the config {then}; train with'):
+        run(toy_config(max_iters=8, param_scheduler=schedules[then]), resume=True)
+
+
+def test_a_schedule_that_waits_for_a_plateau_is_resumed(toy_config, tmp_path):
+    config = toy_config(
+        max_iters=8, param_scheduler=dict(type='ReduceOnPlateauLR', monitor='score', patience=0)
+    )
+    run(config)
+    config.train_cfg.max_iters = 12
+    run(config, resume=True)
+    assert (tmp_path / 'work' / 'iter_12.pth').exists()
+
+
 def test_another_milestone_is_not_resumed(toy_config):
     def steps(*milestones):
         return toy_config(
@@ -392,6 +413,43 @@ def test_the_best_of_the_run_it_comes_from_stays(toy_config, tmp_path, monkeypat
     run(config, resume=True, load_from=str(tmp_path / 'work' / 'iter_4.pth'), work_dir=str(other))
     assert [path.name for path in (tmp_path / 'work').glob('best*')] == ['best_score_iter_4.pth']
     assert [path.name for path in other.glob('best*')] == ['best_score_iter_12.pth']
+
+
+def test_the_metrics_of_a_checkpoint_are_of_its_own_weights(toy_config, tmp_path, monkeypatch):
+    hook = dict(type='AtomicCheckpointHook', by_epoch=False, interval=4, save_best='score', rule='less')
+    scores = iter([1.0, 2.0])
+    monkeypatch.setattr(toy_metric_class(), 'compute_metrics', lambda self, results: dict(score=next(scores)))
+    config = toy_config(max_iters=8, default_hooks=dict(checkpoint=hook))
+    config.train_cfg.val_interval = 4
+    run(config)
+    found = {
+        path.name: last_validation(torch.load(path, weights_only=True))
+        for path in (tmp_path / 'work').glob('*.pth')
+    }
+    best = {'score': 1.0}
+    assert found == {'iter_4.pth': best, 'best_score_iter_4.pth': best, 'iter_8.pth': {}}
+
+
+@pytest.mark.parametrize('guilty', [True, False])
+def test_of_several_processes_those_are_named_whose_loss_it_is(toy_config, monkeypatch, guilty):
+    runner = Runner.from_cfg(toy_config(experiment_name=f'finite_loss_of_several_{guilty}'))
+    monkeypatch.setattr(Runner, 'distributed', True)
+    monkeypatch.setattr(finite_loss_hook, 'all_reduce', lambda value: value.fill_(math.nan))
+    others = [None, (math.nan, ['theirs.jpg'])]
+    monkeypatch.setattr(finite_loss_hook, 'all_gather_object', lambda own: [own, *others])
+    batch = dict(data_samples=[FlowDataSample(metainfo=dict(img_path='ours.jpg'))])
+    outputs = dict(loss=torch.tensor(math.inf if guilty else 3.0))
+    files = 'ours.jpg, theirs.jpg' if guilty else 'theirs.jpg'
+    message = f'The loss is {"inf, nan" if guilty else "nan"} at iteration 1; files of the batch: {files}. A'
+    with pytest.raises(DivergedError, match=message):
+        FiniteLossHook().after_train_iter(runner, 0, batch, outputs)
+
+
+def test_processes_are_given_one_set_of_buffers_after_averaged_ones_are_in_place(toy_config):
+    hooks = [dict(type='BroadcastBuffersHook'), dict(type='EMAHook')]
+    runner = Runner.from_cfg(toy_config(experiment_name='buffers_after_ema', custom_hooks=hooks))
+    names = [type(hook).__name__ for hook in runner.hooks]
+    assert names.index('EMAHook') < names.index('BroadcastBuffersHook')
 
 
 def test_a_non_finite_loss_under_a_scaler_stops_where_it_reached_a_buffer(toy_config):

@@ -233,6 +233,16 @@ def test_on_cpus_batch_normalisation_is_each_processs_own(group, monkeypatch, sy
     assert len(messages) == told and all('not synchronised on CPUs' in message for message in messages)
 
 
+def test_mixed_precision_is_refused_where_there_is_none(monkeypatch):
+    monkeypatch.setattr(launch, 'get_device', lambda: 'mps')
+    with pytest.raises(run_config.UsageError, match="--amp: mmengine has no mixed precision on Apple's GPUs"):
+        launch.use_amp(Config(dict(optim_wrapper=dict(type='OptimWrapper'))))
+    with pytest.raises(
+        run_config.UsageError, match='optim_wrapper.type AmpOptimWrapper: .* use OptimWrapper'
+    ):
+        launch.require_accelerator_for_amp(Config(dict(optim_wrapper=dict(type='AmpOptimWrapper'))))
+
+
 @pytest.mark.parametrize('launcher', ['mpi', 'slurm'])
 def test_launchers_outside_their_environment(monkeypatch, launcher):
     monkeypatch.setattr(launch, 'get_device', lambda: 'cuda')

@@ -43,6 +43,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     named = args.out.endswith('.safetensors')
     if named and args.layout not in (None, 'safetensors'):
         parser.error(f'{args.out} is named as safetensors, --layout is {args.layout}: change one of them')
+    if args.layout == 'safetensors' and not named:
+        # Whoever reads it goes by its name.
+        parser.error(f'--layout is safetensors, and {args.out} has not that ending: change one of them')
     args.layout = args.layout or ('safetensors' if named else 'mmengine')
     return args
 
@@ -96,6 +99,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def downstream(config: Mapping, out: str) -> str:
     """The setting of a downstream config that takes the backbone ``config`` with the weights in ``out``."""
     kind = config['type']
+    if kind.rpartition('.')[2] not in ('AlexNetFCN', 'ResNet'):
+        # Some of them take nothing else (Swin, PVT).
+        init = f"init_cfg=dict(type='Pretrained', checkpoint={out!r})"
+        rest = [f'{key}={value!r}, ' for key, value in config.items() if key not in ('type', 'init_cfg')]
+        return f"backbone=dict(type='{kind}', {''.join(rest)}{init})"
     shape = {key: config[key] for key in ('depth', 'stride') if key in config}
     stages = config.get('num_stages', 4)
     if kind == 'AlexNetFCN':  # the other packages' registries have none

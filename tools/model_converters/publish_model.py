@@ -80,18 +80,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def metafile_entry(args: argparse.Namespace, checkpoint: dict, final: Path) -> dict:
-    """The entry of one model, with the metrics of its last validation."""
+    """The entry of one model, with its metrics where the checkpoint has them."""
     name = Path(args.config).stem if args.config else final.stem.rpartition('-')[0]
     metrics = {key: round(value, 4) for key, value in export.last_validation(checkpoint).items()}
     iteration = (checkpoint.get('meta') or {}).get('iter')
-    return {
+    entry = {
         'Name': name,
         'In Collection': 'CMP',
         'Config': f'configs/cmp/{name}.py',
         'Metadata': {'Iterations': iteration} if isinstance(iteration, int) else {},
-        'Results': [{'Task': 'Motion Propagation', 'Dataset': args.dataset, 'Metrics': metrics}],
         'Weights': final.name,
     }
+    if metrics:
+        results = {'Task': 'Motion Propagation', 'Dataset': args.dataset, 'Metrics': metrics}
+        entry['Results'] = [results]
+    else:
+        print(
+            f'{args.checkpoint} was saved before its weights were validated: the entry has no metrics; '
+            'tools/test.py measures them',
+            file=sys.stderr,
+        )
+    return entry
 
 
 if __name__ == '__main__':

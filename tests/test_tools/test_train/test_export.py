@@ -30,7 +30,11 @@ def trained(tmp_path_factory):
     path = tmp_path_factory.mktemp('trained') / 'iter_5.pth'
     history = dict(log_history=torch.tensor([4.0, 3.5]), count_history=torch.ones(2), max_length=10)
     meta = dict(model=model, iter=5, epoch=0, cfg='load_from = "/home/me"', experiment_name='me', time='now')
-    hub = dict(log_scalars={'val/cmp/epe': history, 'val/time': history}, runtime_info={}, resumed_keys={})
+    hub = dict(
+        log_scalars={'val/cmp/epe': history, 'val/time': history},
+        runtime_info=dict(validated_iter=5),
+        resumed_keys={},
+    )
     torch.save(dict(meta=meta, state_dict=state, optimizer={}, message_hub=hub), path)
     return path
 
@@ -123,7 +127,7 @@ def test_other_layouts(tool, trained, tmp_path, layout):
         def load(path):
             return torch.load(path, weights_only=True)
 
-    out = tmp_path / 'backbone'
+    out = tmp_path / f'backbone.{layout}'
     code, output = tool(EXTRACT, trained, out, '--layout', layout)
     assert code == 0, output
     whole = torch.load(trained, weights_only=True)['state_dict']
@@ -141,6 +145,10 @@ def test_a_name_of_safetensors_is_kept(tool, trained, tmp_path):
     code, output = tool(EXTRACT, trained, out, '--layout', 'torchvision')
     assert code == 2 and 'is named as safetensors, --layout is torchvision' in output
     assert len(load(out)) == 120
+    # And the other way round: what reads it goes by its name.
+    code, output = tool(EXTRACT, trained, tmp_path / 'backbone.pth', '--layout', 'safetensors')
+    assert code == 2 and 'backbone.pth has not that ending: change one of them' in output
+    assert not (tmp_path / 'backbone.pth').exists()
 
 
 def test_torchvision_takes_it(tool, trained, tmp_path):
@@ -173,6 +181,15 @@ def test_published_file_is_weights_alone_under_its_digits(tool, trained, tmp_pat
     assert entry['Name'] == 'cmp_small' and entry['Weights'] == path.name
     assert entry['Results'][0]['Dataset'] == 'YFCC'
     assert entry['Results'][0]['Metrics'] == {'cmp/epe': 3.5} and entry['Metadata'] == {'Iterations': 5}
+    # Metrics of earlier weights are not given as these weights' own.
+    checkpoint = torch.load(trained, weights_only=True)
+    checkpoint['message_hub']['runtime_info']['validated_iter'] = 4
+    torch.save(checkpoint, tmp_path / 'later.pth')
+    code, output = tool(PUBLISH, tmp_path / 'later.pth', path, *options)
+    assert code == 0 and 'no metrics' in output, output
+    (entry,) = yaml.safe_load(metafile.read_text())
+    assert 'Results' not in entry and entry['Metadata'] == {'Iterations': 5}
+    (tmp_path / 'later.pth').unlink()
     # Publishing it again changes nothing, not even the name.
     code, output = tool(PUBLISH, path, path)
     assert code == 0, output
@@ -205,6 +222,12 @@ def test_an_encoder_that_reads_a_tensor_as_it_is_built(tool, trained, tmp_path):
     torch.save(dict(state_dict=state), tmp_path / 'swin.pth')
     code, output = tool(EXTRACT, tmp_path / 'swin.pth', tmp_path / 'out.pth', '--config', config)
     assert code == 0 and f'{len(state)} tensors matched; 0 missing' in output, output
+    # It takes nothing but mmengine's own initialiser.
+    said = output[output.index('backbone=dict(') :].splitlines()[0]
+    module = MODELS.build(Config.fromstring(said, '.py').backbone)
+    module.init_weights()
+    loaded = module.state_dict()
+    assert all(torch.equal(loaded[key.removeprefix('backbone.')], value) for key, value in state.items())
 
 
 def test_averaged_and_raw_weights(tool, trained, tmp_path):
