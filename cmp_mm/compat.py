@@ -65,8 +65,32 @@ def installed_version(package: str) -> str | None:
 
 @cache  # looking for a package reads directories, which a training step would do each time
 def has_triton() -> bool:
-    """Whether Triton's kernels can be used."""
+    """Whether Triton is installed."""
     return importlib.util.find_spec('triton') is not None
+
+
+@cache
+def triton_builds() -> bool:
+    """Whether Triton's kernels can be used on this machine's GPU; a warning says why if they cannot.
+
+    What launches them Triton compiles on first use, which takes a C compiler and Python's headers. Only to be
+    asked where there is a GPU.
+    """
+    if not has_triton():
+        return False
+    try:
+        from triton.runtime import driver
+
+        driver.active.get_current_target()
+    except Exception as error:
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        warnings.warn(
+            f'Triton does not work here, so plain torch is used, several times slower: {reason} (it needs a '
+            "C compiler and Python's headers, such as the packages gcc and python3-dev)",
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def check_versions() -> None:

@@ -311,7 +311,9 @@ class CMPInferencer:
 
     def _decode(self, image: EncodedImage, guidance: Tensor, factors: Tensor) -> Tensor:
         motion = self.model.encode_guidance(guidance)
-        flow = self.model.to_flow(self.model.decode(image.features, motion), guidance.shape[-2:])
+        # An image encoded under autocast, or on another device, may be propagated without, or here.
+        features = [feature.to(motion) for feature in image.features]
+        flow = self.model.to_flow(self.model.decode(features, motion), guidance.shape[-2:])
         flow = flow[..., : image.working_size[0], : image.working_size[1]]
         flow = flow * factors[:, None, None, None]
         if image.working_size == image.size:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cmp_mm.compat import has_triton
+from cmp_mm.compat import triton_builds
 
 from .checks import UNKNOWN_FLOW, check_kernel_size
 from .edges import EDGE_FLOOR, EDGE_THRESHOLD, SOBEL
@@ -41,6 +41,14 @@ def watershed_candidates_batched(flow: Tensor, kernel_size: int) -> list[Tensor]
     return list((torch.stack([row, col], dim=1) * step).split(counts))
 
 
+def check_batchable(strategies: Sequence[dict], max_points: int | Sequence[int] = -1) -> None:
+    """Raise ValueError unless :func:`sample_guidance_batched` takes them; see :func:`check_strategies`."""
+    check_strategies(strategies, max_points)
+    for name in ('gradnms', 'single'):
+        if uses(strategies, name):
+            raise ValueError(f'guidance strategy {name!r} cannot be batched: sample it in the data pipeline')
+
+
 def sample_guidance_batched(
     flow: Tensor,
     strategies: Sequence[dict],
@@ -68,10 +76,7 @@ def sample_guidance_batched(
         ValueError: bad strategies (see there), a flow, seeds or valid of another shape.
     """
     _check_flow(flow)
-    check_strategies(strategies, max_points)
-    for name in ('gradnms', 'single'):
-        if uses(strategies, name):
-            raise ValueError(f'guidance strategy {name!r} cannot be batched: sample it in the data pipeline')
+    check_batchable(strategies, max_points)
     count, _, height, width = flow.shape
     if seeds is not None and len(seeds) != count:
         raise ValueError(f'a batch of {count} flows needs {count} seeds, got {len(seeds)}')
@@ -186,7 +191,7 @@ def _squared_distance(edges: Tensor) -> Tensor:
     vertical = torch.minimum(row - above, below - row).clamp(max=_FAR).float()
     squares = vertical * vertical
     rows = squares.view(-1, width)
-    if edges.is_cuda and has_triton():
+    if edges.is_cuda and triton_builds():
         from .triton_distances import row_distances  # the package is optional
 
         return row_distances(rows).view_as(squares)

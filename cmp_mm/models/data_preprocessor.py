@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 
-from cmp_mm.guidance import check_strategies, sample_guidance_batched
+from cmp_mm.guidance import check_batchable, sample_guidance_batched
 from cmp_mm.registry import MODELS
 from cmp_mm.structures import FlowBatch, FlowDataSample
 
@@ -61,7 +61,7 @@ class FlowDataPreprocessor(BaseDataPreprocessor):
                 strategies=[dict(strategy) for strategy in guidance['strategies']],
                 max_points=tuple(limit) if isinstance(limit, (list, tuple)) else limit,
             )
-            check_strategies(**guidance)
+            check_batchable(**guidance)
         self.guidance = guidance
         if len(mean) != 3 or len(std) != 3:
             raise ValueError(

@@ -146,7 +146,8 @@ def _loss_kernel(
 
         if WITH_GRAD:
             weight = tl.where(counts, 1.0 / total, 0.0)
-            hit = bin_index[:, None] == tl.where(counts, wanted, -1)[None, :]
+            # Of 32 bits: bins may come as unsigned ones, which have no -1.
+            hit = bin_index[:, None] == tl.where(counts, wanted.to(tl.int32), -1)[None, :]
             slope = power * weight[None, :] - hit.to(tl.float32)
             sum_1 += slope
             sum_x += slope * part_x[None, :]

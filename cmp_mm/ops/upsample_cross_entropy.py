@@ -5,7 +5,7 @@ import os
 import torch
 from torch import Tensor
 
-from cmp_mm.compat import has_triton
+from cmp_mm.compat import has_triton, triton_builds
 
 from .blocked import blocked
 from .reference import reference
@@ -66,7 +66,7 @@ def upsample_cross_entropy(
 def _choose(logits: Tensor) -> str:
     if logits.device.type == 'cpu':
         return 'blocked'
-    fused = logits.is_cuda and logits.dtype != torch.float64 and has_triton()
+    fused = logits.is_cuda and logits.dtype != torch.float64 and triton_builds()
     return 'triton' if fused else 'reference'
 
 

@@ -1,16 +1,19 @@
 import copy
 import pickle
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 
 from cmp_mm.apis import CMPInferencer, EncodedImage, InputError, flow_to_array
 from cmp_mm.guidance import guidance_map
 from cmp_mm.registry import MODELS
 from cmp_mm.structures import FlowDataSample
 
+ROOT = Path(__file__).parents[2]
 ARROWS = [(10, 20, 8.0, -3.0), (50, 40, 0.0, 0.0)]
 
 
@@ -58,6 +61,24 @@ def test_under_autocast_the_flow_is_float32_and_nearly_the_same(inferencer, imag
     assert encoded.features[-1].dtype == torch.bfloat16 and flow.dtype == torch.float32
     assert not torch.equal(flow, wanted)
     torch.testing.assert_close(flow, wanted, atol=0.02 * float(wanted.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize('decoder', ['PlainDecoder', 'SkipDecoder'])
+def test_what_was_encoded_under_autocast_is_propagated_without(inferencer, image, decoder):
+    if decoder == 'SkipDecoder':
+        torch.manual_seed(0)
+        network = MODELS.build(Config.fromfile(ROOT / 'configs/_base_/models/cmp_resnet50_skip.py').model)
+        with torch.no_grad():
+            network.decoder.head.weight.mul_(20)
+        inferencer = CMPInferencer(network.eval(), device='cpu')
+    sets = [ARROWS, ARROWS[:1]]
+    wanted = inferencer.propagate(inferencer.encode(image, 'rgb'), sets)
+    with torch.autocast(inferencer.device.type, torch.bfloat16):
+        encoded = inferencer.encode(image, 'rgb')
+    assert encoded.features[-1].dtype == torch.bfloat16
+    for count in (1, 2):
+        flow = inferencer.propagate(encoded, sets[:count])
+        torch.testing.assert_close(flow, wanted[:count], atol=0.02 * float(wanted.abs().max()), rtol=0)
 
 
 @pytest.mark.parametrize('batch_size', [1, 3, 16])

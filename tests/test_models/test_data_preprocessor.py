@@ -154,6 +154,9 @@ def test_points_that_come_with_a_sample_are_kept_and_bad_strategies_refused():
     assert out['inputs']['guidance'][0, 2].sum() == 1
     with pytest.raises(ValueError, match='odd'):
         FlowDataPreprocessor(guidance=dict(strategies=[dict(type='watershed', kernel_size=8)]))
+    for name in ('gradnms', 'single'):
+        with pytest.raises(ValueError, match=f"'{name}' cannot be batched: sample it in the data pipeline"):
+            FlowDataPreprocessor(guidance=dict(strategies=[dict(type=name)]))
     for wrong in (dict(strategies=[dict(type='full')], max_point=5), dict(max_points=3), {}):
         with pytest.raises(ValueError, match='guidance must be a dict of strategies and max_points; got'):
             FlowDataPreprocessor(guidance=wrong)

@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import numpy as np
@@ -103,3 +104,17 @@ def test_logits_of_another_width_are_refused():
 def test_it_builds_by_name():
     codec = TASK_UTILS.build(dict(type='QuantizedFlowCodec', num_bins=21, max_flow=10))
     assert (codec.channels, codec.max_flow) == (42, 10.0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+@pytest.mark.parametrize(('num_bins', 'max_flow'), [(99, 50.0), (61, 15.0)])
+def test_bins_are_the_same_on_a_gpu_at_every_edge(num_bins, max_flow):
+    """Values of jpg flow lie on edges, and division on a GPU is not always division."""
+    codec = QuantizedFlowCodec(num_bins, max_flow)
+    jpg = torch.arange(256, dtype=torch.float32) / 255 * (2 * max_flow) - max_flow
+    edges = torch.arange(num_bins + 1, dtype=torch.float32) * codec.step - max_flow
+    away = torch.tensor(math.inf)
+    flow = torch.cat([jpg, edges, torch.nextafter(edges, away), torch.nextafter(edges, -away)])
+    flow = flow.view(1, 1, 1, -1).repeat(1, 2, 1, 1)
+    assert torch.equal(codec.encode(flow.cuda()).cpu(), codec.encode(flow))

@@ -75,6 +75,7 @@ results = dict(
     bfloat16=errors((2, 3), (8, 9), 7, dtype=torch.bfloat16),
     float16=errors((2, 3), (8, 9), 7, dtype=torch.float16),
     int16_target=errors((2, 3), (8, 9), 7, integer=torch.int16),
+    uint8_target=errors((2, 3), (8, 9), 7, integer=torch.uint8),
     channels_last=errors((2, 3), (8, 9), 7, laid_out=channels_last, masked=True, batch=2),
     strided=errors((2, 3), (8, 9), 7, laid_out=strided, masked=True),
     autocast=errors((2, 3), (8, 9), 7, autocast=True),
@@ -145,6 +146,7 @@ def interpreted():
         'three_axes',
         'tall_cell',
         'int16_target',
+        'uint8_target',
         'channels_last',
         'strided',
         'autocast',
@@ -205,6 +207,7 @@ def compiles(target='*i64', more=True, ones=(), wide=False):
 
 compiles(ones=('node_stride',))
 compiles(more=False, ones=('bin_stride',))
+compiles(target='*u8')
 compiles(target='*i16', ones=('bin_stride', 'node_stride', 'h', 'w', 'axes', 'cells_x', 'cells'))
 # Where one image has more logits than an int32 counts the bins' offsets are of 64 bits.
 narrow, wide = (

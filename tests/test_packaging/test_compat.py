@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 
 import pytest
@@ -168,3 +169,22 @@ def test_version_ceiling_only_warns(monkeypatch):
 )
 def test_version_tuple(text, numbers):
     assert compat.version_tuple(text) == numbers
+
+
+def test_where_triton_does_not_build_it_is_said_once_and_done_without(monkeypatch):
+    """As on a machine with a GPU but no C compiler."""
+    from triton.runtime import driver
+
+    def no_compiler(self):
+        raise RuntimeError('Failed to find C compiler.')
+
+    monkeypatch.setattr(type(driver), 'active', property(no_compiler))
+    compat.triton_builds.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match='plain torch is used.*: Failed to find C compiler. .it needs'):
+            assert compat.triton_builds() is False
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            assert compat.triton_builds() is False
+    finally:
+        compat.triton_builds.cache_clear()

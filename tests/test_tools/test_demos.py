@@ -96,6 +96,12 @@ def test_video_by_arrows_and_trajectories(tool, network, image, tmp_path, capsys
     with Image.open(tmp_path / 'b.gif') as gif:
         assert gif.size == (50, 40)
     assert '4 frames' in capsys.readouterr().out
+    # Sides of an mp4 are even, and what is printed is what was written.
+    cv2.imwrite(image, np.zeros((41, 51, 3), np.uint8))
+    main([image, '--arrow', '10,12,8,3', '--frames', '2', '--out', str(tmp_path / 'odd.mp4'), *network])
+    with av.open(str(tmp_path / 'odd.mp4')) as container:
+        stream = container.streams.video[0]
+        assert f'2 frames of {stream.width} x {stream.height} pixels' in capsys.readouterr().out
     for option in (['--frames', '9'], ['--motion', 'stepwise']):
         with pytest.raises(SystemExit):
             main([image, '--trajectories', str(paths), *option, '--out', str(tmp_path / 'c.gif'), *network])

@@ -21,7 +21,7 @@ from cmp_mm.apis.command_line import (
     read_json,
 )
 from cmp_mm.apis.guided_video import HOLE_FILLINGS, MOTIONS
-from cmp_mm.apis.video_files import check_video_path
+from cmp_mm.apis.video_files import check_video_path, even_size
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -78,7 +78,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     total = args.frames if trajectories is None else len(trajectories[0])
     count = write_video(frames, args.out, args.fps, progress=True, total=total)
-    print(f'{count} frames of {image.shape[1]} x {image.shape[0]} pixels in {args.out}')
+    height, width = image.shape[:2] if args.out.suffix.lower() == '.gif' else even_size(image.shape[:2])
+    print(f'{count} frames of {width} x {height} pixels in {args.out}')
 
 
 if __name__ == '__main__':

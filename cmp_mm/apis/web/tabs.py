@@ -26,6 +26,7 @@ NETWORK: dict[str, Any] = dict(api_visibility='private', concurrency_limit=1, co
 
 _HEIGHT = 440
 _RADIUS = 20.0  # pixels of full colour, until others are asked for
+_NO_PICTURE = 'No picture: '
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,15 @@ def _picture(label: str, name: str, **more: Any) -> gr.Image:
         elem_id=name,
         **more,
     )
+
+
+def _slider(*limits: float, **more: Any) -> gr.Slider:
+    """A slider whose box for the number may be empty for a while: its first value counts then."""
+    slider = gr.Slider(*limits, **more)
+    first, read = slider.value, slider.preprocess
+    # Not a class of its own: gradio writes a file of types beside the source of each.
+    slider.preprocess = lambda value: read(first if value is None else value)
+    return slider
 
 
 def _status(name: str) -> gr.Textbox:
@@ -182,7 +192,7 @@ def flow_tab(session: gr.State, inferencer: CMPInferencer) -> Tab:
         try:
             pictures = state.flow_pictures(_RADIUS if max_radius is None else max_radius)
         except InputError as error:
-            return f'No picture: {error}.', [None, None]
+            return f'{_NO_PICTURE}{error}.', [None, None]
         return '', [gr.skip()] * 2 if pictures is None else list(pictures)
 
     def propagate(state: PageSession, max_radius: float | None) -> list[Any]:
@@ -200,12 +210,16 @@ def flow_tab(session: gr.State, inferencer: CMPInferencer) -> Tab:
             *(gr.update(value=path, interactive=True) for path in paths),
         ]
 
-    def recolour(state: PageSession, max_radius: float | None) -> list[Any]:
+    def recolour(state: PageSession, max_radius: float | None, told: str) -> list[Any]:
         wrong, pictures = paint(state, max_radius)
-        return [wrong, gr.skip(), gr.skip()] if wrong else [gr.skip(), *pictures]
+        if wrong:
+            return [wrong, gr.skip(), gr.skip()]
+        before, complaint, _ = (told or '').partition(_NO_PICTURE)
+        return [before.rstrip() if complaint else gr.skip(), *pictures]
 
     run.click(propagate, [session, radius], [editor.status, *results], **NETWORK)
-    gr.on([radius.submit, radius.blur], recolour, [session, radius], [editor.status, plain, over], **QUICK)
+    recoloured = dict(inputs=[session, radius, editor.status], outputs=[editor.status, plain, over])
+    gr.on([radius.submit, radius.blur], recolour, **recoloured, **QUICK)
     return editor.as_tab(tab, results, nothing)
 
 
@@ -216,8 +230,8 @@ def video_tab(session: gr.State, inferencer: CMPInferencer, ending: Event) -> Ta
         with right:
             with gr.Row():
                 form = gr.Radio(('mp4', 'gif'), value='mp4', label='File', elem_id='video-form')
-                count = gr.Slider(2, 64, 16, step=1, label='Frames', elem_id='video-frames')
-                rate = gr.Slider(1, 50, 10, step=1, label='Frames per second', elem_id='video-rate')
+                count = _slider(2, 64, 16, step=1, label='Frames', elem_id='video-frames')
+                rate = _slider(1, 50, 10, step=1, label='Frames per second', elem_id='video-rate')
             with gr.Row():
                 motion = gr.Radio(MOTIONS, value=MOTIONS[0], label='Motion', elem_id='video-motion')
                 fill = gr.Radio(HOLE_FILLINGS, value=HOLE_FILLINGS[0], label='Holes', elem_id='video-fill')
@@ -281,8 +295,8 @@ def mask_tab(session: gr.State, inferencer: CMPInferencer, crop_size: int) -> Ta
                 drop = gr.Button('Remove last object', elem_id='mask-drop')
         with gr.Column(scale=1):
             method = gr.Radio(tuple(SCORES), value='aligned', label='Method', elem_id='mask-method')
-            threshold = gr.Slider(0, 0.95, 0.5, step=0.05, label='Threshold', elem_id='mask-threshold')
-            velocity = gr.Slider(1, 50, 10, step=1, label='Pull in pixels', elem_id='mask-velocity')
+            threshold = _slider(0, 0.95, 0.5, step=0.05, label='Threshold', elem_id='mask-threshold')
+            velocity = _slider(1, 50, 10, step=1, label='Pull in pixels', elem_id='mask-velocity')
             zoom = gr.Radio(
                 [('whole image', 0), ("a square of 4 times the points' extent", 4)],
                 value=0,

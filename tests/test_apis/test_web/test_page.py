@@ -222,6 +222,30 @@ def test_another_radius_recolours_the_flow(page, event):
     page.fire('flow-radius', event)
     assert page.shown['flow-status'].startswith('No picture: the radius is 0')
     assert (page.shown['flow-picture'] == before).all()
+    page.shown['flow-radius'] = 3
+    page.fire('flow-radius', event)
+    assert page.shown['flow-status'] == ''
+    # What else is told stays.
+    page.shown['flow-radius'] = 0
+    page.fire('flow-run', 'click')
+    assert 'No picture' in page.shown['flow-status']
+    page.shown['flow-radius'] = 3
+    page.fire('flow-radius', event)
+    told = page.shown['flow-status']
+    assert told.startswith('Mean motion') and told.endswith(' px.')
+    page.fire('flow-radius', event)
+    assert page.shown['flow-status'] == told
+
+
+@pytest.mark.parametrize(('name', 'first'), [('mask-threshold', 0.5), ('mask-velocity', 10)])
+def test_a_number_may_be_deleted_to_type_another(page, name, first):
+    slider = next(each for each in page.blocks.blocks.values() if each.elem_id == name)
+    assert slider.preprocess(None) == first and slider.preprocess(2 * first / 5) == 2 * first / 5
+    page.fire('mask-canvas', 'select', (10, 12))
+    before = page.shown['mask-canvas']
+    page.shown[name] = slider.preprocess(None)
+    page.fire(name, 'change')
+    assert (page.shown['mask-canvas'] == before).all()
 
 
 @pytest.mark.parametrize('radius', [None, 0, -3])
