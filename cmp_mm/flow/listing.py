@@ -87,6 +87,8 @@ def _files_below(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
+        # By their own name rather than by a link's, whatever the order of the directory.
+        folders.sort(key=lambda name: (os.path.islink(os.path.join(place, name)), name))
         yield from (path for name in names if (path := Path(place, name)).is_file())
 
 
@@ -110,11 +112,16 @@ def as_flow_file(path: Path, root: Path) -> FlowFile | None:
 
 def is_kitti_flow(path: str | os.PathLike) -> bool:
     """Tell whether a file is a png of flow as KITTI keeps it: 16-bit RGB with blue 0 or 1."""
-    if _png_kind(Path(path)) != _KITTI_KIND:
+    if not has_kitti_header(path):
         return False
     image = cv2.imread(os.fspath(path), cv2.IMREAD_UNCHANGED)
     # A black picture has no 1 there, and flow that is known nowhere is of no use.
     return image is not None and image.ndim == 3 and int(image[..., 0].max()) == 1
+
+
+def has_kitti_header(path: str | os.PathLike) -> bool:
+    """Tell whether a file is a png of 16-bit RGB, as KITTI keeps flow and few cameras pictures."""
+    return _png_kind(Path(path)) == _KITTI_KIND
 
 
 def _is_frame(path: Path) -> bool:

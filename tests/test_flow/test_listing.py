@@ -46,6 +46,14 @@ def test_linked_folders_are_searched_each_once(folder, tmp_path_factory):
     (elsewhere / 'deep' / 'loop').symlink_to(folder)
     names = [file.name for file in find_flow_files([folder])]
     assert names == ['a', 'deep/b', 'deep/c', 'deep/d', 'deep/er/007']
+    # One that is there beside a link to it keeps its own name.
+    (folder / 'deep').unlink()
+    (elsewhere / 'deep' / 'loop').unlink()
+    (elsewhere / 'deep').rename(folder / 'real')
+    for link in ('a_link', 'z_link'):
+        (folder / link).symlink_to(folder / 'real')
+    names = [file.name for file in find_flow_files([folder])]
+    assert names == ['a', 'real/b', 'real/c', 'real/d', 'real/er/007']
 
 
 def test_one_format(folder):

@@ -26,7 +26,8 @@ torchrun (RANK, WORLD_SIZE) or slurm (SLURM_PROCID, SLURM_NTASKS), or from --sha
 exit codes:
   {errors.EXIT_DONE}    all videos are prepared (or this process's share of them)
   {errors.EXIT_SKIPPED}    done, but videos were skipped or damaged, or no pair is left; see summary.json
-  {errors.EXIT_USAGE}    wrong arguments or sources, other settings than the folder's, or a missing extra
+  {errors.EXIT_USAGE}    wrong arguments or sources, other settings than the folder's, or an estimator that
+       cannot be used: a missing extra, a device that is not there
   {errors.EXIT_OUTPUT}    the output folder cannot be written: full, read-only, vanished
   {errors.EXIT_INCOMPLETE}    --merge-only, but videos are still to be prepared
   {errors.EXIT_INTERRUPTED}  interrupted (Ctrl-C, SIGTERM)

@@ -227,6 +227,7 @@ def _read_image(path: str) -> np.ndarray | None:
 
     Raises:
         OSError: the file cannot be read, whatever is in it.
+        cv2.error: there is not enough memory.
     """
     with open(path, 'rb') as file:
         data = file.read()
@@ -238,7 +239,11 @@ def _read_image(path: str) -> np.ndarray | None:
         if image is None:
             return None
         _check_size(*image.shape[:2])
-    except (ValueError, cv2.error, SourceError):
+    except (ValueError, SourceError):
+        return None
+    except cv2.error as error:
+        if is_passing(error):
+            raise
         return None
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 

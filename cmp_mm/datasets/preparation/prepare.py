@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -150,7 +149,7 @@ def _check_flow_names(found: Sequence[Source], flow_root: str) -> None:
             stem = Path(frame).stem
             name = os.path.join(source.relative, stem)
             other = users.setdefault(name, source)
-            if other is source and re.fullmatch('[0-9]{6,}', stem):
+            if other is source and stem.isascii() and stem.isdigit() and stem == f'{int(stem):06d}':
                 other = videos.get(source.relative, source)  # its frames are numbered so
             if other is not source:
                 refuse(other, source, name)

@@ -85,8 +85,7 @@ class PairSettings:
             name: int(value) if isinstance(value, float) and value.is_integer() else value
             for name, value in self.estimator_options.items()
         }
-        text = json.dumps(values, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return digest_of(values)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> 'PairSettings':
@@ -127,6 +126,11 @@ class MergeSettings:
                 raise PrepareError(
                     f'group by {self.group_by!r} is not a regular expression: {error}'
                 ) from None
+
+
+def digest_of(values: dict[str, Any]) -> str:
+    """Return a short name for settings as `PairSettings.to_dict` gives them, to the letter."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _positive(value: float) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cmp_mm.flow.listing import as_flow_file, is_kitti_flow
+from cmp_mm.flow.listing import as_flow_file, has_kitti_header, is_kitti_flow
 
 from .errors import PrepareError
 
@@ -180,8 +180,9 @@ def _frames_among(names: Sequence[str], folder: str) -> list[str]:
     return [
         name
         for name in images
-        # Two of one stem are rare, and only those need to be opened.
-        if stems[os.path.splitext(name)[0]] == 1 or not is_kitti_flow(os.path.join(folder, name))
+        # By the header alone: each search and look at the folder comes here, and beside an image of the same
+        # name the picture in it, were it one, is there already.
+        if stems[os.path.splitext(name)[0]] == 1 or not has_kitti_header(os.path.join(folder, name))
     ]
 
 

@@ -32,7 +32,7 @@ from typing import Any
 from cmp_mm.flow import write_whole
 
 from .errors import OutputError, PrepareError
-from .settings import LAYOUT_VERSION, PairSettings
+from .settings import LAYOUT_VERSION, PairSettings, digest_of
 
 FLOW_ENDINGS = {'jpg': ('_x.jpg', '_y.jpg'), 'flo': ('.flo',), 'kitti': ('.png',), 'npz': ('.npz',)}
 # How the files of pairs end when they are whole; of .flo the length tells.
@@ -66,6 +66,8 @@ class Store:
         self.out = Path(out)
         self.settings = settings
         self.digest = settings.digest()
+        # An earlier version told 20 from 20.0, which are equal: records may bear its name for the same settings.
+        self._digests = {self.digest}
 
     @classmethod
     def open(cls, out: str | os.PathLike) -> 'Store':
@@ -83,7 +85,9 @@ class Store:
                 f'{out} was prepared by another version (layout {present.get("layout_version")!r}, '
                 f'expected {LAYOUT_VERSION})'
             )
-        return cls(out, PairSettings.from_dict(present))
+        store = cls(out, PairSettings.from_dict(present))
+        store._digests.add(digest_of(present))
+        return store
 
     def claim(self, overwrite: bool = False) -> None:
         """Make the folder, or check that it holds pairs made with the same settings.
@@ -124,6 +128,9 @@ class Store:
                 )
             if present not in (None, wanted):
                 self.withdraw()
+            if present == wanted:
+                wanted = present  # as it is written
+                self._digests.add(digest_of(present))
             # Also where it is there already: whether the folder can be written shows now, not in an hour.
             # First: killed right after, the folder must not look like someone else's to the next run.
             write_whole([(path, dump_json(wanted, indent=1))], flush=True)
@@ -170,7 +177,7 @@ class Store:
     def read_record(self, video: str) -> dict[str, Any] | None:
         """Return a video's record if it is there and of these settings, else None."""
         record = read_json(self.record_path(video))
-        if record is None or record.get('settings') != self.digest:
+        if record is None or record.get('settings') not in self._digests:
             return None
         return record
 
@@ -319,7 +326,8 @@ def _read_part(path: Path, head: dict[str, Any]) -> list[list] | None:
         return None
     if not _same_source(values[0].get('fingerprint'), head['fingerprint']):
         return None
-    # [index, reason] of a pair left out, [index, None, and what was measured] of one that stays.
+    # [index, reason, perhaps more of it] of a pair left out, [index, None, and what was measured] of one that
+    # stays.
     rows = values[1:]
     return rows if all(isinstance(row, list) and len(row) > 1 for row in rows) else None
 

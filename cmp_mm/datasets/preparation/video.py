@@ -123,8 +123,9 @@ def _identity(source: Source) -> dict[str, str]:
 def _check_unchanged(source: Source, fingerprint: dict[str, Any], flow_root: str | None) -> None:
     try:
         same = source.fingerprint(flow_root) == fingerprint
-    except OSError:
-        same = False
+    except OSError as error:
+        reason = f'cannot be read any more ({error.strerror or error})'
+        raise SourceError(reason, passing=True) from None
     if not same:
         raise SourceError('changed while it was read')
 

@@ -18,6 +18,7 @@ from cmp_mm.datasets import ImageFlowDataset
 from cmp_mm.datasets.preparation import IncompleteError, OutputError, PrepareError, prepare
 from cmp_mm.datasets.preparation import frames as reading
 from cmp_mm.datasets.preparation.pool import WorkerPool
+from cmp_mm.datasets.preparation.settings import digest_of
 from cmp_mm.datasets.preparation.store import Store
 from cmp_mm.datasets.preparation.video import prepare_video
 from cmp_mm.flow import build_flow_estimator, read_flow, write_flow
@@ -253,6 +254,11 @@ def test_two_videos_never_get_the_same_precomputed_flow(tmp_path, videos, moving
     with pytest.raises(PrepareError, match='walk.mp4 and .*walk would both get .*walk/000001; leave one'):
         prepare([videos], tmp_path / 'out', workers=1, **options, **OPTIONS)
     assert not (tmp_path / 'out').exists()
+    # Not those whose numbers are longer.
+    for path in list((videos / 'walk').iterdir()):
+        path.rename(path.with_stem(f'{int(path.stem):08d}'))
+    summary = prepare([videos], tmp_path / 'out', workers=1, **options, **OPTIONS)
+    assert summary['videos']['total'] == 4
 
 
 def test_a_worker_that_dies_costs_its_video_only(tmp_path, videos, moving_frames, write_folder, inject):
@@ -349,6 +355,26 @@ def test_an_image_that_could_not_be_read_is_tried_again(
     assert record['status'] == 'ok' and len(record['pairs']) == 5
 
 
+def test_a_lack_of_memory_for_an_image_is_tried_again(
+    tmp_path, source_of, small, moving_frames, write_folder, monkeypatch
+):
+    source = source_of(write_folder(tmp_path / 'f', moving_frames(6)))
+    store, estimator = Store(tmp_path / 'out', small), build_flow_estimator('dis')
+    store.claim()
+
+    def no_memory(*args):
+        error = cv2.error('Insufficient memory')
+        error.code = cv2.Error.StsNoMem
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reading.cv2, 'imdecode', no_memory)
+        record = prepare_video(source, store, [estimator], lambda *_: None)
+    assert record['status'] == 'skipped' and record['retry']
+    assert not store.finished(source.name, source.fingerprint())
+    assert len(prepare_video(source, store, [estimator], lambda *_: None)['pairs']) == 5
+
+
 @pytest.mark.parametrize('change', ['cut', 'replaced', 'removed'])
 def test_a_source_that_changes_while_it_is_read_is_skipped(
     tmp_path, source_of, small, moving_frames, write_video, change
@@ -366,8 +392,14 @@ def test_a_source_that_changes_while_it_is_read_is_skipped(
             video.write_bytes(whole[: len(whole) // 2] if change == 'cut' else whole[::-1])
 
     record = prepare_video(source_of(video), store, [estimator], report)
-    assert (record['status'], record['reason']) == ('skipped', 'changed while it was read')
-    assert not list(store.out.glob('f*/*'))  # neither frames nor flow
+    if change == 'removed':
+        # Or its disk is: what was made stays for the next run, which takes the same video up.
+        reason = 'cannot be read any more (No such file or directory)'
+        assert (record['status'], record['reason'], record['retry']) == ('skipped', reason, True)
+        assert list(store.out.glob('flow/v/*'))
+    else:
+        assert (record['status'], record['reason']) == ('skipped', 'changed while it was read')
+        assert not list(store.out.glob('f*/*'))  # neither frames nor flow
     record = prepare_video(source_of(video), store, [estimator], lambda *_: None)
     assert record['status'] == 'skipped' and 'cannot be read' in record['reason']
     video.write_bytes(whole)
@@ -558,6 +590,23 @@ def test_a_changed_video_takes_the_annotation_back_until_all_are_ready(
             prepare([videos], out, workers=1, **OPTIONS)
     assert not (out / 'train.json').exists() and not (out / 'summary.json').exists()
     assert prepare([videos], out, workers=1, **OPTIONS)['pairs']['total'] == 13
+
+
+@pytest.mark.parametrize('number', [10, 10.0])
+def test_pairs_of_settings_that_were_written_otherwise_stay(tmp_path, videos, number):
+    """As an earlier version named them, for which 10 and 10.0 were not one setting."""
+    out, options = tmp_path / 'out', dict(OPTIONS, workers=1, fps=10.0, folder_fps=10.0)
+    prepare([videos], out, **options)
+    settings = json.loads((out / 'settings.json').read_text())
+    settings.update(fps=number, folder_fps=number)
+    (out / 'settings.json').write_text(json.dumps(settings))
+    for path in (out / 'records').glob('*.json'):
+        path.write_text(json.dumps(dict(json.loads(path.read_text()), settings=digest_of(settings))))
+    stored = {path: path.stat().st_mtime_ns for path in out.glob('f*/*/*')}
+    for sources, more in ((videos, {}), (videos, {}), ([], dict(merge_only=True))):
+        given = dict(OPTIONS, **more) if more else options
+        assert prepare(sources, out, **given)['pairs']['total'] == 15
+        assert {path: path.stat().st_mtime_ns for path in out.glob('f*/*/*')} == stored
 
 
 def test_a_merge_that_is_stopped_leaves_no_summary(tmp_path, videos, monkeypatch):
