@@ -29,7 +29,7 @@ def upsample_cross_entropy(
         valid: (N, H, W) bool, pixels that count; all of them by default. What ``target`` holds
             elsewhere does not matter. With no valid pixel at all the loss and its gradient are 0.
         impl: 'reference' (plain torch, any device), 'blocked' (CPU), 'triton' (CUDA), or 'auto':
-            triton on CUDA where it can be imported, blocked on the CPU, else reference.
+            triton on CUDA where it works, blocked on the CPU, else reference.
 
     Returns:
         Scalar of the logits' dtype, float32 at least. Differentiable once with respect to the logits; with

@@ -1,6 +1,8 @@
 import os
 import threading
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +14,8 @@ from hypothesis import strategies as st
 from cmp_mm.ops import upsample_cross_entropy
 from cmp_mm.ops.blocked import TINY
 
+# Its name in the package is the function's.
+module = import_module('cmp_mm.ops.upsample_cross_entropy')
 GOLDEN = sorted((Path(__file__).parents[1] / 'data' / 'loss').glob('loss_*.npz'))
 
 
@@ -389,3 +393,12 @@ def test_plain_path_in_parts_is_the_plain_path(monkeypatch, masked):
     for loss, grad in found[1:]:
         assert loss == pytest.approx(found[0][0], rel=1e-6)
         torch.testing.assert_close(grad, found[0][1])
+
+
+@pytest.mark.parametrize('works', [True, False])
+def test_on_a_gpu_triton_is_chosen_where_it_works(monkeypatch, works):
+    monkeypatch.setattr(module, 'triton_builds', lambda: works)
+    logits = SimpleNamespace(device=torch.device('cuda'), is_cuda=True, dtype=torch.float32)
+    assert module._choose(logits) == ('triton' if works else 'reference')
+    logits.dtype = torch.float64
+    assert module._choose(logits) == 'reference'

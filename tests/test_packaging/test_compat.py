@@ -173,12 +173,12 @@ def test_version_tuple(text, numbers):
 
 def test_where_triton_does_not_build_it_is_said_once_and_done_without(monkeypatch):
     """As on a machine with a GPU but no C compiler."""
-    from triton.runtime import driver
+    driver = pytest.importorskip('triton').runtime.driver
 
     def no_compiler(self):
         raise RuntimeError('Failed to find C compiler.')
 
-    monkeypatch.setattr(type(driver), 'active', property(no_compiler))
+    monkeypatch.setattr(type(driver), 'active', property(no_compiler), raising=False)
     compat.triton_builds.cache_clear()
     try:
         with pytest.warns(UserWarning, match='plain torch is used.*: Failed to find C compiler. .it needs'):

@@ -18,6 +18,9 @@ from collections.abc import Mapping, Sequence
 
 from cmp_mm.engine import CheckpointError, export, launch, load_checkpoint_file, run_config
 
+# Backbones that take no other initialiser than mmengine's own, which reads no safetensors.
+ONLY_PRETRAINED = ('Swin', 'PyramidVisionTransformer', 'PIDNet')
+
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line."""
@@ -89,7 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    if args.layout != 'torchvision':
+    readable = args.layout == 'mmengine' or not config['type'].rpartition('.')[2].startswith(ONLY_PRETRAINED)
+    if args.layout != 'torchvision' and readable:
         print(
             f"downstream: custom_imports=dict(imports=['cmp_mm.downstream']), {downstream(config, args.out)}"
         )
@@ -99,11 +103,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def downstream(config: Mapping, out: str) -> str:
     """The setting of a downstream config that takes the backbone ``config`` with the weights in ``out``."""
     kind = config['type']
-    if kind.rpartition('.')[2] not in ('AlexNetFCN', 'ResNet'):
-        # Some of them take nothing else (Swin, PVT).
-        init = f"init_cfg=dict(type='Pretrained', checkpoint={out!r})"
-        rest = [f'{key}={value!r}, ' for key, value in config.items() if key not in ('type', 'init_cfg')]
-        return f"backbone=dict(type='{kind}', {''.join(rest)}{init})"
+    name = kind.rpartition('.')[2]
+    if name not in ('AlexNetFCN', 'ResNet'):
+        rest = [f'{key}={value!r}, ' for key, value in config.items() if key not in ('type', *export.LOADERS)]
+        init = f"type='cmp_mm.BackboneInit', source={out!r}"
+        if name.startswith(ONLY_PRETRAINED):
+            init = f"type='Pretrained', checkpoint={out!r}"
+        return f"backbone=dict(type='{kind}', {''.join(rest)}init_cfg=dict({init}))"
     shape = {key: config[key] for key in ('depth', 'stride') if key in config}
     stages = config.get('num_stages', 4)
     if kind == 'AlexNetFCN':  # the other packages' registries have none

@@ -82,7 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def metafile_entry(args: argparse.Namespace, checkpoint: dict, final: Path) -> dict:
     """The entry of one model, with its metrics where the checkpoint has them."""
     name = Path(args.config).stem if args.config else final.stem.rpartition('-')[0]
-    metrics = {key: round(value, 4) for key, value in export.last_validation(checkpoint).items()}
+    # Of a run with EMA it is the averaged weights that are validated.
+    found = {} if args.raw and 'ema_state_dict' in checkpoint else export.last_validation(checkpoint)
+    metrics = {key: round(value, 4) for key, value in found.items()}
     iteration = (checkpoint.get('meta') or {}).get('iter')
     entry = {
         'Name': name,
@@ -96,7 +98,7 @@ def metafile_entry(args: argparse.Namespace, checkpoint: dict, final: Path) -> d
         entry['Results'] = [results]
     else:
         print(
-            f'{args.checkpoint} was saved before its weights were validated: the entry has no metrics; '
+            f'{args.checkpoint} tells of no validation of these weights: the entry has no metrics; '
             'tools/test.py measures them',
             file=sys.stderr,
         )

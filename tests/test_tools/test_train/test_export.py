@@ -1,6 +1,8 @@
 """What a training run leaves, made into files for others."""
 
 import hashlib
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from mmengine.config import Config
 
 from cmp_mm.registry import MODELS
 
+ROOT = Path(__file__).parents[3]
 EXTRACT, PUBLISH = 'model_converters/extract_backbone.py', 'model_converters/publish_model.py'
 
 
@@ -186,7 +189,7 @@ def test_published_file_is_weights_alone_under_its_digits(tool, trained, tmp_pat
     checkpoint['message_hub']['runtime_info']['validated_iter'] = 4
     torch.save(checkpoint, tmp_path / 'later.pth')
     code, output = tool(PUBLISH, tmp_path / 'later.pth', path, *options)
-    assert code == 0 and 'no metrics' in output, output
+    assert code == 0 and 'later.pth tells of no validation of these weights' in output, output
     (entry,) = yaml.safe_load(metafile.read_text())
     assert 'Results' not in entry and entry['Metadata'] == {'Iterations': 5}
     (tmp_path / 'later.pth').unlink()
@@ -230,6 +233,22 @@ def test_an_encoder_that_reads_a_tensor_as_it_is_built(tool, trained, tmp_path):
     assert all(torch.equal(loaded[key.removeprefix('backbone.')], value) for key, value in state.items())
 
 
+@pytest.mark.parametrize(
+    ('backbone', 'out', 'said'),
+    [
+        (dict(type='mmseg.ResNeXt', depth=50, groups=32), 'b.safetensors', 'cmp_mm.BackboneInit'),
+        (dict(type='mmseg.ConvNeXt', pretrained='x.pth'), 'b.pth', 'cmp_mm.BackboneInit'),
+        (dict(type='mmseg.PIDNet', channels=8), 'b.pth', 'Pretrained'),
+    ],
+)
+def test_backbones_of_others_are_guarded_where_they_can_be(backbone, out, said):
+    downstream = runpy.run_path(str(ROOT / 'tools' / EXTRACT))['downstream']
+    config = Config.fromstring(downstream(backbone, out), '.py').backbone
+    assert config.pop('init_cfg')['type'] == said
+    backbone.pop('pretrained', None)
+    assert config == backbone
+
+
 def test_averaged_and_raw_weights(tool, trained, tmp_path):
     """mmengine's EMAHook stores the averaged weights as state_dict and the others as ema_state_dict."""
     checkpoint = torch.load(trained, weights_only=True)
@@ -240,6 +259,10 @@ def test_averaged_and_raw_weights(tool, trained, tmp_path):
         assert code == 0, output
         found = torch.load(tmp_path / 'out.pth', weights_only=True)['state_dict']['conv1.weight']
         assert torch.equal(found, checkpoint['state_dict']['backbone.conv1.weight'] + shift)
+        # It is the averaged ones that were validated.
+        code, output = tool(PUBLISH, tmp_path / 'ema.pth', tmp_path / 'p.pth', *options, '--metafile', '-')
+        assert code == 0 and ('cmp/epe: 3.5' in output) == (not shift), output
+        assert ('no validation of these weights: the entry has no metrics' in output) == bool(shift)
 
 
 def test_keys_that_do_not_fit_are_listed(tool, trained, tmp_path):
