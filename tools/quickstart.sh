@@ -8,7 +8,7 @@
 #     CMP_MM_VENV   virtual environment                (.venv)
 #     CMP_MM_OUT    where everything is written         (work_dirs/quickstart-... , one for each set of videos)
 #     CMP_MM_ITERS  iterations of training              (600, some minutes on 2 cores)
-#     CMP_MM_CONFIG which of configs/cmp/*quick* to train (the one of 800 iterations), also relative to here
+#     CMP_MM_CONFIG which of configs/cmp/*resnet18*quick* to train (the one of 800 iterations), also relative to here
 # Another number of iterations or config is another run beside the first, with the same pairs; so is one after
 # videos have come, gone or changed.
 set -euo pipefail

@@ -24,7 +24,9 @@ def build_parser(description: str, count: int, what: str) -> argparse.ArgumentPa
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--count', type=int, default=count, help=f'{what} (%(default)s)')
-    parser.add_argument('--minutes', type=float, default=60.0, help='stop after so long (%(default)g)')
+    parser.add_argument(
+        '--minutes', type=float, default=60.0, help='stop after so long (%(default)g); fuzz: each reader'
+    )
     parser.add_argument('--seed', type=int, default=0, help='another seed, other faults (%(default)s)')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures there too')
     return parser

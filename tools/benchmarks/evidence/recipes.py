@@ -188,8 +188,8 @@ def pretraining_config(
 ) -> Config:
     """The quick config at another scale, with a recipe's changes and perhaps another backbone.
 
-    Every recipe starts from the reference's initialisation unless it says otherwise; the quick config itself
-    is ``cmp-kaiming``.
+    A recipe of ResNet-18 starts from torch's own initialisation unless it says otherwise; the quick config
+    itself is ``cmp-kaiming``.
     """
     cfg = Config.fromfile(QUICK)
     cfg.model.backbone.pop('init_cfg')
