@@ -66,8 +66,8 @@ class Store:
         self.out = Path(out)
         self.settings = settings
         self.digest = settings.digest()
-        # An earlier version told 20 from 20.0, which are equal: records may bear its name for the same settings.
-        self._digests = {self.digest}
+        # An earlier version told 20 from 20.0: records may bear its name for these settings.
+        self._digests = [self.digest]
 
     @classmethod
     def open(cls, out: str | os.PathLike) -> 'Store':
@@ -86,7 +86,7 @@ class Store:
                 f'expected {LAYOUT_VERSION})'
             )
         store = cls(out, PairSettings.from_dict(present))
-        store._digests.add(digest_of(present))
+        store._digests.append(digest_of(present))
         return store
 
     def claim(self, overwrite: bool = False) -> None:
@@ -130,7 +130,7 @@ class Store:
                 self.withdraw()
             if present == wanted:
                 wanted = present  # as it is written
-                self._digests.add(digest_of(present))
+                self._digests.append(digest_of(present))
             # Also where it is there already: whether the folder can be written shows now, not in an hour.
             # First: killed right after, the folder must not look like someone else's to the next run.
             write_whole([(path, dump_json(wanted, indent=1))], flush=True)
