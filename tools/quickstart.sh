@@ -20,7 +20,7 @@ for source in "$@"; do
     fi
     SOURCES+=("$(realpath "$source")")
 done
-if [[ ! "${CMP_MM_ITERS:-600}" =~ ^[0-9]{1,7}$ ]] || [ "${CMP_MM_ITERS:-600}" -le 20 ]; then
+if [[ ! "${CMP_MM_ITERS:-600}" =~ ^[1-9][0-9]{0,6}$ ]] || [ "${CMP_MM_ITERS:-600}" -le 20 ]; then
     echo "CMP_MM_ITERS is $CMP_MM_ITERS; expected a whole number above 20, which the warm-up takes" >&2
     exit 1
 fi

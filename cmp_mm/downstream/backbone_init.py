@@ -1,9 +1,11 @@
 """One switch for how a downstream backbone starts: random, ImageNet, CMP or any file; and a guard on it."""
 
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from typing import Any
 
 from mmengine.fileio import get_local_path
 from mmengine.logging import print_log
@@ -77,7 +79,8 @@ class BackboneInit:
             return
         self._check_last(module)
         path = self.locate(module)
-        state, prefix = select_backbone(read_weights(path), self.prefix, path)
+        weights, stride = _read(path)
+        state, prefix = select_backbone(weights, self.prefix, path)
         ignored = self.ignored
         if self.source == 'imagenet':
             ignored += tuple(f'layer{n}.' for n in (2, 3, 4) if not hasattr(module, f'layer{n}'))
@@ -93,6 +96,14 @@ class BackboneInit:
             + (f' under {prefix!r}' if prefix else ''),
             logger='current',
         )
+        # The same shapes at any stride, and not the same network: its filters see the image at another scale.
+        if isinstance(stride, int) and stride != getattr(module, 'stride', stride):
+            print_log(
+                f'{path} was trained at stride {stride}, and the backbone has stride {module.stride}: '
+                f'--cfg-options model.backbone.stride={stride} keeps its own',
+                logger='current',
+                level=logging.WARNING,
+            )
 
     def _check_last(self, module: nn.Module) -> None:
         # mmengine moves 'Pretrained' to the end of a list, and nothing else.
@@ -173,6 +184,11 @@ def read_weights(path: str) -> dict[str, Tensor]:
         CheckpointError: not a checkpoint of plain data.
         ImportError: a safetensors file where safetensors is not installed.
     """
+    return _read(path)[0]
+
+
+def _read(path: str) -> tuple[dict[str, Tensor], Any]:
+    """:func:`read_weights`, and the stride that the file tells of its backbone, if it does."""
     if path.endswith('.safetensors'):
         try:
             from safetensors import SafetensorError
@@ -181,10 +197,14 @@ def read_weights(path: str) -> dict[str, Tensor]:
             raise ImportError(f"{path} needs safetensors: pip install 'cmp_mm[safetensors]'") from None
         try:
             with get_local_path(os.path.expanduser(path)) as local:
-                return load_file(local)
+                return load_file(local), None
         except SafetensorError as error:
             raise CheckpointError(f'checkpoint {path}: not a whole safetensors file ({error})') from None
-    return state_dict_of(CheckpointLoader.load_checkpoint(path, 'cpu'))
+    checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu')
+    node = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
+    for name in ('model', 'backbone'):  # an exported backbone has the second alone
+        node = node.get(name, node) if isinstance(node, Mapping) else {}
+    return state_dict_of(checkpoint), node.get('stride')
 
 
 def select_backbone(

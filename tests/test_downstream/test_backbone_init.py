@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmengine.model import BaseModule
 
-from cmp_mm.downstream import BackboneInit, BackboneMismatchError
+from cmp_mm.downstream import BackboneInit, BackboneMismatchError, backbone_init
 from cmp_mm.downstream.backbone_init import architecture, read_weights
 from cmp_mm.downstream.checks import PackageError
 from cmp_mm.engine import CheckpointError
@@ -200,7 +200,7 @@ def test_parts_that_initialise_themselves_do_not_do_so_afterwards(need, tmp_path
 def test_imagenet_fills_a_network_of_three_stages(tmp_path, monkeypatch):
     pytest.importorskip('torchvision')
     whole = ResNet(18).state_dict()
-    monkeypatch.setattr('cmp_mm.downstream.backbone_init.read_weights', lambda path: whole)
+    monkeypatch.setattr('cmp_mm.downstream.backbone_init._read', lambda path: (whole, None))
     model = ResNet(18, num_stages=3, out_indices=(2,))
     BackboneInit('imagenet')(model)
     assert all(torch.equal(value, whole[key]) for key, value in model.state_dict().items())
@@ -247,6 +247,23 @@ def test_an_alexnet_and_a_resnet_are_told_apart(tmp_path):
         torch.save(dict(state_dict=given.state_dict()), tmp_path / 'other.pth')
         with pytest.raises(BackboneMismatchError, match=rf'does not fill \w+ \({guess}\?\)'):
             BackboneInit(str(tmp_path / 'other.pth'))(wanted)
+
+
+@pytest.mark.parametrize('part', ['backbone', 'model', None])
+def test_another_stride_than_it_was_trained_at_is_told(tmp_path, monkeypatch, part):
+    told = []
+    monkeypatch.setattr(backbone_init, 'print_log', lambda message, **options: told.append(message))
+    backbone = dict(type='AlexNetFCN', stride=8)
+    meta = dict(backbone=backbone) if part == 'backbone' else dict(model=dict(type='CMP', backbone=backbone))
+    path = str(tmp_path / 'a.pth')
+    state = {f'backbone.{key}': value for key, value in AlexNetFCN(stride=8).state_dict().items()}
+    torch.save(dict(meta=meta, state_dict=state) if part else state, path)
+    for stride, count in ((8, 1), (32, 2 if part else 1)):
+        told.clear()
+        BackboneInit(path)(AlexNetFCN(stride=stride))
+        assert len(told) == count, told
+    if part:
+        assert told[1].startswith(f'{path} was trained at stride 8, and the backbone has stride 32: --cfg-op')
 
 
 def test_frozen_alexnet_does_not_learn_or_move():

@@ -8,6 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from mmengine.config import Config
+
+from cmp_mm.registry import DATA_SAMPLERS
 
 BENCHMARKS = Path(__file__).parents[2] / 'tools' / 'benchmarks'
 
@@ -96,3 +100,24 @@ def test_unknown_name_is_refused(driver, tmp_path, capsys):
     with pytest.raises(SystemExit):
         driver['main'](['--out', str(tmp_path), '--only', 'everything'])
     assert 'everything' in capsys.readouterr().err
+
+
+def test_the_plain_steps_and_the_plain_resume_are_plain(tmp_path, monkeypatch):
+    """As the config of the case has settings of its own, and the training tool mends what it can."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    step = runpy.run_path(str(BENCHMARKS / 'bench_training_step.py'))
+    config = Config.fromfile(step['CONFIGS'] / 'cmp_resnet18-plain_quick-1xb16-800_pairs-96x96.py')
+    ways = {}
+    for name in ('plain', 'fast'):
+        ann_file = tmp_path / 'train.json'
+        entry = dict(img_path='0.jpg', flow_path='0.flo')
+        ann_file.write_text(json.dumps(dict(metainfo={}, data_list=[entry])))
+        ways[name] = step['Way'](config, ann_file, 1, torch.device('cpu'), 0, step['OPTIONS'][name])
+    formats = {name: way.model.data_preprocessor.memory_format for name, way in ways.items()}
+    assert formats == {'plain': torch.contiguous_format, 'fast': torch.channels_last}
+
+    resume = runpy.run_path(str(BENCHMARKS / 'bench_resume.py'))
+    cfg = Config.fromfile(resume['CONFIG'])
+    cfg.merge_from_dict(dict(option.split('=') for option in resume['PLAIN']))
+    sampler = DATA_SAMPLERS.get(cfg.train_dataloader.sampler.type)
+    assert not hasattr(sampler, 'set_start')

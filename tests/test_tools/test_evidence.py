@@ -261,6 +261,48 @@ def test_too_few_labels_to_choose_a_rate_are_refused_before_anything_is_trained(
     assert '--labels 4: expected 5 or more' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('name', ['transfer', 'probe'])
+def test_no_pretraining_is_left_unmeasured(tools, pairs, tmp_path, monkeypatch, capsys, name):
+    if name == 'probe':
+        pytest.importorskip('mmseg')
+    parse_args = importlib.import_module(name).parse_args
+    command = [f'{name}.py', '--pairs', str(pairs), '--task', 'camvid', '--data-root', 'data']
+    command += ['--labels', 'all', '--out', str(tmp_path), '--pretrain-seeds', '0', '1', '2']
+    monkeypatch.setattr(sys, 'argv', [*command, '--seeds', '2'])
+    with pytest.raises(SystemExit):
+        parse_args()
+    assert '--seeds is 2; expected at least 3, as many as --pretrain-seeds' in capsys.readouterr().err
+    monkeypatch.setattr(sys, 'argv', command)
+    assert parse_args().seeds == 3
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='a GPU can')
+def test_mixed_precision_that_cannot_be_is_refused_before_anything_is_trained(
+    tools, pairs, tmp_path, monkeypatch, capsys
+):
+    transfer = tools['transfer']
+    monkeypatch.setattr(transfer, 'pretrain_all', lambda *_: pytest.fail('trained'))
+    command = ['transfer.py', '--pairs', str(pairs), '--task', 'puppets-pose', '--data-root', 'data', '--amp']
+    monkeypatch.setattr(sys, 'argv', [*command, '--out', str(tmp_path)])
+    assert transfer.main() == 1
+    assert '--amp on a CPU is bfloat16' in capsys.readouterr().err
+
+
+def test_no_points_have_a_place_of_their_own_on_the_axis(tools, tmp_path, monkeypatch):
+    import matplotlib.pyplot as plt
+
+    monkeypatch.setattr(plt, 'close', lambda figure: None)
+    row = dict(mean=dict(network=[3.0, 2.0, 1.0], nearest=[3.0, 1.0, 0.5]), std=dict(network=[0.1, 0.1, 0.1]))
+    tools['propagation'].plot(dict(clips=row), [0, 1, 4], tmp_path / 'points.png')
+    axis = plt.gcf().axes[0]
+    places = axis.transAxes.inverted().transform(axis.transData.transform([(x, 1.0) for x in (0, 1, 4)]))[
+        :, 0
+    ]
+    assert (np.diff(places) > 0.1).all() and (places >= 0).all() and (places <= 1).all()
+    monkeypatch.undo()
+    plt.close('all')
+
+
 def test_the_error_is_over_the_known_pixels(tools):
     flow, target = np.zeros((1, 3, 2), np.float32), np.float32([[[3, 4], [0, 1], [9, 9]]])
     epe = tools['propagation'].epe

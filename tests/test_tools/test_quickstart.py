@@ -23,7 +23,7 @@ def run(tmp_path, *videos, **environment):
     )
 
 
-@pytest.mark.parametrize('iterations', ['20', 'abc', '0', '-5', '1e3'])
+@pytest.mark.parametrize('iterations', ['20', 'abc', '0', '-5', '1e3', '0600'])
 def test_too_few_iterations_are_refused_at_once(tmp_path, iterations):
     done = run(tmp_path, CMP_MM_ITERS=iterations)
     assert done.returncode == 1 and done.stderr.splitlines() == [

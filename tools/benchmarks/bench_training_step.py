@@ -118,9 +118,9 @@ class Way:
             preprocessor['guidance'] = guidance
         elif options['guidance'] == 'scipy':
             steps[place] = PlainGuidance(**guidance)
-        if fast:
-            preprocessor.update(non_blocking=on_gpu, channels_last=True)
-        else:
+        # Said both ways: the config has settings of its own.
+        preprocessor.update(non_blocking=fast and on_gpu, channels_last=fast)
+        if not fast:
             steps.append(float_images)
         dataset = ImageFlowDataset(ann_file=str(ann_file), pipeline=steps)
         self.loader = DataLoader(

@@ -9,7 +9,8 @@ custom_imports = dict(imports=['cmp_mm.downstream', 'cmp_mm.downstream.small_set
 # How the backbone starts: random | imagenet | cmp | FILE, by
 # --cfg-options model.backbone.init_cfg.source=...
 model = dict(
-    data_preprocessor=dict(size=(112, 112)),
+    # Beside an image is background: mmseg's loss with weights of the classes cannot leave pixels out.
+    data_preprocessor=dict(size=(112, 112), seg_pad_val=0),
     pretrained=None,
     # The backbone of the quick pretraining config: three stages, and cmp_mm's own ResNet, as mmseg leaves
     # every second 3x3 of a basic block undilated.

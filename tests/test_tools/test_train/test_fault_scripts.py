@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.faults import kill_preparation, kill_training
+from tests.faults import hostile_videos, kill_preparation, kill_training
 from tests.faults.common import Campaign, finish
 
 
@@ -12,6 +12,11 @@ from tests.faults.common import Campaign, finish
 def test_a_kill_or_two_are_survived(processes, script):
     report = script.run(1, 5.0, 3, shown=False, processes=processes)
     assert report['tried'] >= 1 and not report['not_survived'], report
+
+
+def test_a_few_changed_videos_are_prepared_or_counted():
+    report = hostile_videos.run(12, 5.0, 0)
+    assert report['tried'] == 12 and not report['not_survived'], report
 
 
 def test_a_half_file_under_a_final_name_is_noticed(tmp_path):

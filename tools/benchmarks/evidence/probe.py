@@ -35,6 +35,7 @@ from recipes import (
     at_least,
     chosen_labels,
     pretrain_all,
+    require_all_measured,
 )
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -65,7 +66,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--seeds', type=at_least(1), default=3, help='draws of the labelled images')
     parser.add_argument('--short-side', type=at_least(1), default=160, help='of the images the features see')
     parser.add_argument('--out', type=Path, required=True)
-    return parser.parse_args()
+    args = parser.parse_args()
+    require_all_measured(parser, args)
+    return args
 
 
 def load_images(cfg: Config, split: str, short_side: int) -> list[tuple[np.ndarray, np.ndarray]]:

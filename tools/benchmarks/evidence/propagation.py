@@ -187,7 +187,9 @@ def plot(results: dict, numbers: list[int], path: Path) -> None:
         for method, row in measured['mean'].items():
             style = '--' if method in BASELINES else '-'
             axis.plot(numbers, row, style, marker='o', markersize=3, label=method)
-        axis.set(title=name, xlabel='guidance points', ylabel='end-point error, px', xscale='log')
+        axis.set(title=name, xlabel='guidance points', ylabel='end-point error, px')
+        # Without points there is no logarithm.
+        axis.set_xscale(**(dict(value='symlog', linthresh=1) if 0 in numbers else dict(value='log')))
         axis.set_ylim(0, 1.15 * max(max(row) for name, row in measured['mean'].items() if name != 'rbf'))
         axis.set_xticks(numbers, [str(number) for number in numbers])
         axis.minorticks_off()

@@ -398,6 +398,15 @@ def add_backbone(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def require_all_measured(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End with a sentence where more pretrainings are asked for than ``--seeds`` goes through."""
+    if args.seeds < len(args.pretrain_seeds):
+        parser.error(
+            f'--seeds is {args.seeds}; expected at least {len(args.pretrain_seeds)}, as many as '
+            '--pretrain-seeds: the others would be trained and not measured'
+        )
+
+
 def add_recipes(parser: argparse.ArgumentParser) -> None:
     """The option that says which recipes to compare; the quick config and its twin without guidance."""
     parser.add_argument(

@@ -33,10 +33,11 @@ from recipes import (
     chosen_labels,
     chosen_pairs,
     pretrain_all,
+    require_all_measured,
 )
 
 from cmp_mm.downstream import check_config
-from cmp_mm.engine import child_process, ending_children, in_parallel, run_config, write_durably
+from cmp_mm.engine import child_process, ending_children, in_parallel, launch, run_config, write_durably
 
 SEGMENTATION = {
     name: f'configs/downstream/mmseg/cmp_fcn_r18-3stages-d8_1xb8-1k_{name}-{size}.py'
@@ -92,13 +93,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--frozen',
         action='store_true',
-        help='also one linear layer on the frozen backbone, at the rate chosen for fine-tuning',
+        help='also on the frozen backbone, at the rate chosen for fine-tuning: one linear layer for a '
+        'segmentation, the whole head for a pose',
     )
     parser.add_argument(
         '--amp', action='store_true', help='fine-tune in mixed precision, as for tools/train.py'
     )
     parser.add_argument('--out', type=Path, required=True)
     args = parser.parse_args()
+    require_all_measured(parser, args)
     args.lr = args.lr or list(FINE_TUNE_LR[args.backbone])
     return args
 
@@ -336,6 +339,8 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     try:
         chosen_pairs(args)
+        if args.amp:
+            launch.use_amp(Config.fromfile(task_file(args.task, args.backbone)))  # or says why not
         total = count_samples(task_file(args.task, args.backbone), args.data_root)
         args.labels = chosen_labels(args.labels, total)
         for labels in args.labels:
@@ -344,7 +349,7 @@ def main() -> int:
         backbones = {'random': ['random']}
         backbones.update({name: [one['backbone'] for one in several] for name, several in trained.items()})
         reports = {labels: compare(args, labels, total, backbones) for labels in args.labels}
-    except (RuntimeError, ValueError, OSError, ImportError) as error:
+    except (run_config.UsageError, RuntimeError, ValueError, OSError, ImportError) as error:
         print(f'transfer: {error}', file=sys.stderr)
         return 1
     rows = [row for labels, report in reports.items() for row in rows_of(labels, report)]
