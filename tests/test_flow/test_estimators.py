@@ -123,6 +123,13 @@ def test_raft_at_any_size(raft_weights, size):
     assert flow.std() > 0
 
 
+def test_raft_s_flow_lies_where_its_frames_do(raft_weights):
+    estimator = build_flow_estimator('raft', model='small', weights=raft_weights, device='cpu')
+    estimator._network = lambda first, second, num_flow_updates: [first[:, :2]]
+    frame, other = frames(131, 150)
+    np.testing.assert_allclose(estimator(frame, other), frame[..., :2] / 127.5 - 1, atol=1e-5)
+
+
 def test_raft_of_the_padded_size_is_the_network_itself(raft_weights):
     from torchvision.models.optical_flow import Raft_Small_Weights, raft_small
 

@@ -211,3 +211,9 @@ def test_jpg_keeps_textured_flow_to_a_few_steps():
     flow = np.random.default_rng(0).normal(0, 8, (64, 64, 2)).astype(np.float32)
     decoded, _ = decode_flow(encode_flow(flow, 'jpg'), 'jpg')
     assert np.abs(decoded - flow).mean() < 100 / 255 * 2.5
+
+
+def test_flo_unknown_may_be_negative_and_in_one_component():
+    data = b'PIEH' + struct.pack('<2i4f', 2, 1, 1, 2, -2e9, 3)
+    decoded, valid = decode_flow(data, 'flo')
+    assert valid.tolist() == [[True, False]] and decoded[0, 1].tolist() == [0, 0]

@@ -225,3 +225,12 @@ def test_whole_draw_on_a_gpu():
     for i, points in enumerate(found):
         expected = sample_points(flows[i], PAPER, 40, np.random.default_rng(1 + i), valid[i])
         np.testing.assert_array_equal(points.cpu().numpy(), expected)
+
+
+def test_no_point_on_vectors_marked_by_a_negative_number():
+    flow = np.zeros((20, 20, 2), np.float32)
+    flow[:10] = -2e9
+    grid = [dict(type='grid', stride=5)]
+    points = sample_points(flow, grid, rng=np.random.default_rng(0))
+    assert len(points) == 8 and (points[:, 0] >= 10).all()
+    np.testing.assert_array_equal(sample_guidance_batched(to_torch(flow[None]), grid, seeds=[0])[0], points)

@@ -1,11 +1,14 @@
 import numpy as np
 import pytest
+import torch
 from scipy import signal
 
 from cmp_mm.guidance import (
     STRATEGIES,
     check_strategies,
+    drop_close_points,
     grid_points,
+    sample_guidance_batched,
     sample_points,
     watershed_candidates,
 )
@@ -239,3 +242,22 @@ def test_a_bad_cap_is_one_clear_sentence(max_points):
 def test_a_specified_point_outside_is_named():
     with pytest.raises(ValueError, match='row 100, column 3'):
         sample_points(moving_square(), [dict(type='specified', points=[[100, 3]])])
+
+
+def test_long_sides_are_thinned_at_the_step_they_were_searched_at():
+    flow = np.zeros((810, 90, 2), np.float32)
+    flow[:, 30:60, 0] = 5
+    watershed = [dict(type='watershed', kernel_size=15)]
+    batch = torch.from_numpy(np.ascontiguousarray(flow.transpose(2, 0, 1)))[None]
+    for seed in range(5):
+        points = sample_points(flow, watershed, rng=rng(seed))
+        wanted = drop_close_points(watershed_candidates(flow, 15), 15, rng(seed), step=2)
+        assert len(wanted) and as_set(points) == as_set(wanted)
+        np.testing.assert_array_equal(sample_guidance_batched(batch, watershed, seeds=[seed])[0], points)
+
+
+def test_gradnms_points_of_a_long_flow_lie_at_its_motion():
+    flow = np.zeros((900, 100, 2), np.float32)
+    flow[600:700, 40:80] = (6, -2)
+    points = sample_points(flow, [dict(type='gradnms', kernel_size=15)], rng=rng())
+    assert len(points) and (points > (590, 30)).all() and (points < (710, 90)).all()

@@ -289,3 +289,12 @@ def test_flow_sign_and_scale_do_not_matter(path):
 def test_bad_input_is_one_clear_sentence(path, flow, kernel_size, message):
     with pytest.raises(ValueError, match=message):
         path(flow, kernel_size)
+
+
+@pytest.mark.parametrize('path', PATHS)
+@pytest.mark.parametrize(('step', 'found'), [(2e-4, False), (1e-3, True)])
+def test_motion_too_weak_to_be_one_has_no_edge(path, step, found):
+    """The strength of an edge is 4 times the step; below a tenth of .01 it is rounding, not motion."""
+    flow = np.zeros((40, 50, 2), np.float32)
+    flow[:, 10:30, 0] = step
+    assert (len(path(flow, 5)) > 0) is found

@@ -213,3 +213,12 @@ def test_wrong_inputs_are_one_sentence(build, network_inputs):
         ValueError, match=r'decoder.out_channels is 198, expected 2: raw flow, as codec is None'
     ):
         build(codec=None)
+
+
+def test_of_several_scales_the_finest_is_predicted(build):
+    model = build().eval()
+    finest, coarsest = torch.zeros(1, 198, 64, 64), torch.zeros(1, 198, 8, 8)
+    finest[:, [60, 99 + 30]] = coarsest[:, [10, 99 + 80]] = 50
+    (sample,) = model.predict((finest, coarsest), None, torch.zeros(1, 3, 64, 64))
+    torch.testing.assert_close(sample.pred_flow, model.codec.decode(finest)[0])
+    assert [axis.unique().tolist() for axis in sample.pred_bins] == [[60], [30]]

@@ -181,3 +181,10 @@ def test_images_of_one_size_and_of_several_are_normalised_alike(flow_batch):
         alone = FlowDataPreprocessor()(batch)['inputs']
         for key in ('image', 'guidance'):
             assert torch.equal(together[key][number], alone[key][0, :, :8, :10])
+
+
+def test_guidance_on_the_device_has_no_limit_by_default():
+    sample, _ = moving_square(40, 48, 0)
+    batch = dict(inputs=dict(image=[torch.zeros(3, 40, 48, dtype=torch.uint8)]), data_samples=[sample])
+    out = FlowDataPreprocessor(guidance=dict(strategies=[dict(type='grid', stride=16)]))(batch)
+    assert out['inputs']['guidance'][0, 2].sum() == 9

@@ -270,3 +270,20 @@ def test_a_copy_is_of_its_own(build):
     _, graphed = both(build)
     copied = copy.deepcopy(graphed)
     assert copied._graphed.module is copied and copied._graphed.network.__self__ is copied
+
+
+def test_gradients_of_inputs_are_not_lost(pretended):
+    _, _, graphed = pretended
+    x = inputs(0, 16, 'cpu').requires_grad_()
+    graphed(x)[0].square().mean().backward()
+    assert x.grad is not None and x.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize('why', ['processes', 'evaluation', 'no gradient', None])
+def test_where_a_recording_does_not_serve_there_is_none(pretended, monkeypatch, why):
+    _, network, graphed = pretended
+    monkeypatch.setattr(graphed_module, 'get_world_size', lambda: 2 if why == 'processes' else 1)
+    network.train(why != 'evaluation')
+    with torch.set_grad_enabled(why != 'no gradient'):
+        graphed(inputs(0, 16, 'cpu'))
+    assert (graphed._recorded is None) == (why is not None)

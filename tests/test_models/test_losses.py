@@ -7,6 +7,7 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from cmp_mm.models import MSEFlowLoss, QuantizedFlowCodec, QuantizedFlowLoss, SmoothL1FlowLoss
+from cmp_mm.models.losses import base
 
 GOLDEN = sorted((Path(__file__).parents[1] / 'data' / 'loss').glob('loss_*.npz'))
 RAW = [(SmoothL1FlowLoss, F.smooth_l1_loss), (MSEFlowLoss, F.mse_loss)]
@@ -141,3 +142,22 @@ def test_two_processes_give_the_loss_and_gradient_of_the_joint_batch(tmp_path):
         gradient, joint = results[loss]
         assert joint == pytest.approx(value.item(), rel=1e-5)
         torch.testing.assert_close(torch.tensor(gradient), weight.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(('known', 'elsewhere', 'wanted'), [(64, 16, 1.6), (32, 32, 1.0), (0, 0, 0.0)])
+def test_a_process_weighs_as_much_as_it_knows(monkeypatch, known, elsewhere, wanted):
+    """One without a mask asks the others, too: they would wait for it."""
+    monkeypatch.setattr(base, 'get_world_size', lambda: 2)
+    monkeypatch.setattr(base, 'all_reduce', lambda total: total.add_(elsewhere))
+    valid = None if known == 64 else (torch.arange(64) < known).view(1, 8, 8)
+    loss = MSEFlowLoss()(torch.ones(1, 2, 2, 2), None, torch.zeros(1, 2, 8, 8), valid)
+    assert loss.item() == pytest.approx(wanted)
+
+
+def test_the_path_of_the_loss_is_a_setting():
+    logits = torch.randn(1, 10, 2, 2, requires_grad=True)
+    arguments = logits, QuantizedFlowCodec(5, 10.0), torch.zeros(1, 2, 4, 4)
+    # No other path than this one can be differentiated twice.
+    torch.autograd.grad(QuantizedFlowLoss(impl='reference')(*arguments), logits, create_graph=True)
+    with pytest.raises(ValueError, match='impl must be one of'):
+        QuantizedFlowLoss(impl='fast')(*arguments)

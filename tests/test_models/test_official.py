@@ -197,3 +197,10 @@ def test_an_imagenet_classifier_is_refused():
     state['fc.weight'] = torch.empty(1000, 2048)
     with pytest.raises(OfficialFormatError, match=r'1 keys unknown \(backbone.fc.weight\)'):
         convert_official(state)
+
+
+def test_the_config_decodes_and_normalises_as_the_reference_does():
+    config, _ = convert_official(weights('resnet50_plain'))
+    assert config['codec'] == dict(type='QuantizedFlowCodec', num_bins=99, max_flow=50.0)
+    assert config['data_preprocessor'] == dict(type='FlowDataPreprocessor')
+    assert config['loss'] == dict(type='QuantizedFlowLoss')

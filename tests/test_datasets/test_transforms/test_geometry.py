@@ -47,6 +47,7 @@ def test_types_sizes_and_masks_stay_together(step, valid):
         ((480, 640), dict(short_side=416), (416, 554)),  # 554.67 is cut, as in the reference
         ((640, 480), dict(short_side=416), (554, 416)),
         ((480, 640), dict(long_side=320), (240, 320)),
+        ((640, 480), dict(long_side=320), (320, 240)),
         ((100, 100), dict(short_side=333), (333, 333)),
         ((3, 1000), dict(long_side=100), (1, 100)),
     ],
@@ -98,6 +99,9 @@ def test_image_interpolation():
     assert np.array_equal(resized(60), resized(60, interpolation='bicubic'))
     assert np.array_equal(resized(20), resized(20, interpolation='area'))
     assert not np.array_equal(resized(60), resized(60, interpolation='bilinear'))
+    # Averaged below .8 of the size, as nothing else takes in every pixel there.
+    assert np.array_equal(resized(50), resized(50, interpolation='area'))
+    assert np.array_equal(resized(52), resized(52, interpolation='bicubic'))
 
 
 def test_a_line_of_pixels_cannot_ask_for_the_whole_memory():
@@ -192,3 +196,23 @@ def test_flip_with_probability():
 def test_wrong_arguments_are_one_sentence(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_known_flow_is_interpolated_between_pixels():
+    sample = a_sample(20, 30)
+    rows, columns = np.mgrid[:20, :30]
+    sample['flow'] = (np.stack([columns, rows], axis=2) / 10).astype(np.float32)
+    # Twice the size: vectors twice as long, half as far apart.
+    flow = FlowResize(short_side=40)(sample)['flow']
+    np.testing.assert_allclose(np.diff(flow[..., 0], axis=1)[:, 2:-2], 0.1, atol=1e-5)
+    np.testing.assert_allclose(np.diff(flow[..., 1], axis=0)[2:-2], 0.1, atol=1e-5)
+
+
+@pytest.mark.parametrize('ignore', [False, True])
+def test_padding_leaves_the_mask_of_what_was_there(ignore):
+    sample = a_sample(30, 50, valid=True)
+    mask = sample['flow_valid'].copy()
+    found = FlowCenterCrop((41, 60), ignore_padding=ignore)(sample)['flow_valid']
+    np.testing.assert_array_equal(found[5:35, 5:55], mask)
+    found[5:35, 5:55] = not ignore
+    assert (found == (not ignore)).all()
