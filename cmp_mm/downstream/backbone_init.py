@@ -100,7 +100,7 @@ class BackboneInit:
         if isinstance(stride, int) and stride != getattr(module, 'stride', stride):
             print_log(
                 f'{path} was trained at stride {stride}, and the backbone has stride {module.stride}: '
-                f'--cfg-options model.backbone.stride={stride} keeps its own',
+                f'where the head takes that, --cfg-options model.backbone.stride={stride} keeps its own',
                 logger='current',
                 level=logging.WARNING,
             )
@@ -204,7 +204,7 @@ def _read(path: str) -> tuple[dict[str, Tensor], Any]:
     node = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
     for name in ('model', 'backbone'):  # an exported backbone has the second alone
         node = node.get(name, node) if isinstance(node, Mapping) else {}
-    return state_dict_of(checkpoint), node.get('stride')
+    return state_dict_of(checkpoint), node.get('stride') if isinstance(node, Mapping) else None
 
 
 def select_backbone(

@@ -80,16 +80,19 @@ def find_flow_files(sources: Sequence[str | os.PathLike], fmt: str | None = None
 
 def _files_below(folder: Path) -> Iterator[Path]:
     """The files in a folder and all below it, linked folders included, each folder once."""
-    seen = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        # By their own name rather than by a link's, whatever the order of the directory.
-        folders.sort(key=lambda name: (os.path.islink(os.path.join(place, name)), name))
-        yield from (path for name in names if (path := Path(place, name)).is_file())
+    seen, waiting = set(), [os.fspath(folder)]
+    # Links last, so that what lies below the folder itself has its own name.
+    while waiting:
+        links = []
+        for place, folders, names in os.walk(waiting.pop(0)):
+            real = os.path.realpath(place)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            links += [path for name in folders if os.path.islink(path := os.path.join(place, name))]
+            yield from (path for name in names if (path := Path(place, name)).is_file())
+        waiting += sorted(links)
 
 
 def as_flow_file(path: Path, root: Path) -> FlowFile | None:

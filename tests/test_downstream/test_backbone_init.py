@@ -263,7 +263,11 @@ def test_another_stride_than_it_was_trained_at_is_told(tmp_path, monkeypatch, pa
         BackboneInit(path)(AlexNetFCN(stride=stride))
         assert len(told) == count, told
     if part:
-        assert told[1].startswith(f'{path} was trained at stride 8, and the backbone has stride 32: --cfg-op')
+        assert told[1].startswith(f'{path} was trained at stride 8, and the backbone has stride 32: where')
+    # Other tools name a backbone there.
+    for other in (dict(backbone='alexnet'), dict(model=dict(backbone=None)), dict(model='x'), 'x'):
+        torch.save(dict(meta=other, state_dict=state), path)
+        BackboneInit(path)(AlexNetFCN())
 
 
 def test_frozen_alexnet_does_not_learn_or_move():

@@ -43,6 +43,26 @@ def test_builds_and_runs(need, path):
         assert tuple(cfg.model.data_preprocessor.size) == tuple(cfg.crop_size)
 
 
+def test_a_narrow_image_of_puppets_can_be_learnt_from(need):
+    """Whose sides are padded: mmseg's loss with weights of the classes knows no pixels to leave out."""
+    need('mmseg')
+    from mmengine.structures import PixelData
+    from mmseg.registry import MODELS
+    from mmseg.structures import SegDataSample
+
+    name = 'cmp_fcn_r18-3stages-d8_1xb8-1k_puppets-112x112.py'
+    cfg = Config.fromfile(ROOT / 'configs' / 'downstream' / 'mmseg' / name)
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        model = MODELS.build(cfg.model).train()
+    samples = [SegDataSample(metainfo=dict(img_shape=(90, 112))) for _ in range(2)]
+    for sample in samples:
+        sample.gt_sem_seg = PixelData(data=torch.randint(0, 8, (1, 90, 112)))
+    images = [torch.zeros(3, 90, 112, dtype=torch.uint8)] * 2
+    data = model.data_preprocessor(dict(inputs=images, data_samples=samples), True)
+    losses = model(**data, mode='loss')
+    assert all(value.isfinite() for key, value in losses.items() if 'loss' in key)
+
+
 RESNET_50 = sorted((ROOT / 'configs/downstream/mmseg').glob('cmp_fcn_r50-d8_*.py'))
 
 

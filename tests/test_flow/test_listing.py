@@ -54,6 +54,9 @@ def test_linked_folders_are_searched_each_once(folder, tmp_path_factory):
         (folder / link).symlink_to(folder / 'real')
     names = [file.name for file in find_flow_files([folder])]
     assert names == ['a', 'real/b', 'real/c', 'real/d', 'real/er/007']
+    (folder / 'a_folder').mkdir()
+    (folder / 'a_folder' / 'link').symlink_to(folder / 'real')
+    assert [file.name for file in find_flow_files([folder])] == names
 
 
 def test_one_format(folder):

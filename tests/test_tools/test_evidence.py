@@ -280,6 +280,7 @@ def test_no_pretraining_is_left_unmeasured(tools, pairs, tmp_path, monkeypatch, 
 def test_mixed_precision_that_cannot_be_is_refused_before_anything_is_trained(
     tools, pairs, tmp_path, monkeypatch, capsys
 ):
+    pytest.importorskip('mmpose')
     transfer = tools['transfer']
     monkeypatch.setattr(transfer, 'pretrain_all', lambda *_: pytest.fail('trained'))
     command = ['transfer.py', '--pairs', str(pairs), '--task', 'puppets-pose', '--data-root', 'data', '--amp']

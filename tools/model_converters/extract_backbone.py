@@ -18,8 +18,11 @@ from collections.abc import Mapping, Sequence
 
 from cmp_mm.engine import CheckpointError, export, launch, load_checkpoint_file, run_config
 
-# Backbones that take no other initialiser than mmengine's own, which reads no safetensors.
-ONLY_PRETRAINED = ('Swin', 'PyramidVisionTransformer', 'PIDNet')
+# Backbones that take no other initialiser than mmengine's own, or write over what another loads. It reads no
+# safetensors.
+ONLY_PRETRAINED = ('Swin', 'PyramidVisionTransformer', 'ShuffleNet', 'DetectoRS')
+# And one that takes for its weights what a checkpoint wraps around them.
+NO_INITIALISER = ('PIDNet',)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -92,8 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    readable = args.layout == 'mmengine' or not config['type'].rpartition('.')[2].startswith(ONLY_PRETRAINED)
-    if args.layout != 'torchvision' and readable:
+    unreadable = NO_INITIALISER if args.layout == 'mmengine' else ONLY_PRETRAINED + NO_INITIALISER
+    if args.layout != 'torchvision' and not config['type'].rpartition('.')[2].startswith(unreadable):
         print(
             f"downstream: custom_imports=dict(imports=['cmp_mm.downstream']), {downstream(config, args.out)}"
         )

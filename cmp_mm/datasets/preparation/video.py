@@ -33,6 +33,11 @@ class _Pair:
     second: Frame
     thumbs: tuple[np.ndarray, np.ndarray]
 
+    @property
+    def is_gap(self) -> bool:
+        """Whether a frame between the two is missing."""
+        return self.second.after_gap or self.second.index != self.first.index + 1
+
 
 def prepare_video(
     source: Source, store: Store, estimators: Sequence[FlowEstimator], report: Report
@@ -62,15 +67,17 @@ def prepare_video(
             fingerprint = source.fingerprint(store.settings.flow_root)
         except OSError as error:
             raise SourceError(f'cannot be read ({error.strerror or error})', passing=True) from None
-        with writing(store.out):
-            journal = store.resume(source.name, fingerprint)
         try:
-            record = _Run(source, store, estimators, journal, report).run()
-        finally:
-            journal.close()
+            record = _run(source, store, estimators, report, fingerprint)
+        except _OtherFramesError:
+            # What could not be read then can be now, or the other way round.
+            with writing(store.out):
+                store.clear(source.name)
+            record = _run(source, store, estimators, report, fingerprint)
         _check_unchanged(source, fingerprint, store.settings.flow_root)
     except SourceError as error:
-        return skip_video(source, store, str(error), fingerprint, retry=error.passing, keep=error.passing)
+        passing = error.passing or _is_gone(source, store.settings.flow_root)
+        return skip_video(source, store, str(error), fingerprint, retry=passing, keep=passing)
     record = {'fingerprint': fingerprint, **record}
     with writing(store.out):
         if not record['pairs']:
@@ -116,6 +123,21 @@ def skip_video(
     return record
 
 
+def _run(
+    source: Source,
+    store: Store,
+    estimators: Sequence[FlowEstimator],
+    report: Report,
+    fingerprint: dict[str, Any],
+) -> dict[str, Any]:
+    with writing(store.out):
+        journal = store.resume(source.name, fingerprint)
+    try:
+        return _Run(source, store, estimators, journal, report).run()
+    finally:
+        journal.close()
+
+
 def _identity(source: Source) -> dict[str, str]:
     return {'video': source.name, 'label': source.label, 'source': source.path}
 
@@ -128,6 +150,19 @@ def _check_unchanged(source: Source, fingerprint: dict[str, Any], flow_root: str
         raise SourceError(reason, passing=True) from None
     if not same:
         raise SourceError('changed while it was read')
+
+
+def _is_gone(source: Source, flow_root: str | None) -> bool:
+    """Whether the source cannot even be looked at, as where its disk went away."""
+    try:
+        source.fingerprint(flow_root)
+    except OSError:
+        return True
+    return False
+
+
+class _OtherFramesError(Exception):
+    """A source does not give the frames that its journal speaks of."""
 
 
 class _Run:
@@ -201,7 +236,7 @@ class _Run:
 
     def _start(self, pair: _Pair, pool: ThreadPoolExecutor) -> Future | str:
         """Return why the pair is left out where that is known without its flow, else start estimating."""
-        if pair.second.after_gap or pair.second.index != pair.first.index + 1:
+        if pair.is_gap:
             return 'gap'
         if pair.first.image.shape != pair.second.image.shape:
             return 'size'
@@ -266,8 +301,8 @@ class _Run:
 
     def _recall(self, pair: _Pair, row: list) -> None:
         """Take a pair as an earlier run left it."""
-        if row[0] != pair.first.index:
-            raise SourceError('does not decode to the same frames when it is read again')
+        if row[0] != pair.first.index or pair.is_gap != (row[1] == 'gap'):
+            raise _OtherFramesError
         if row[1] is None:
             self._last_stored = pair.second.index
         self._count(row)

@@ -375,6 +375,68 @@ def test_a_lack_of_memory_for_an_image_is_tried_again(
     assert len(prepare_video(source, store, [estimator], lambda *_: None)['pairs']) == 5
 
 
+@pytest.mark.parametrize('kind', ['video', 'frames'])
+@pytest.mark.parametrize('seen', [0, 4])
+def test_a_disk_that_goes_away_costs_nothing(
+    tmp_path, source_of, small, moving_frames, write_video, write_folder, monkeypatch, kind, seen
+):
+    """Before the first frame or near the end: once it is back the source is the same."""
+    disk = tmp_path / 'disk'
+    frames = moving_frames(8)
+    path = write_video(disk / 'v.mp4', frames) if kind == 'video' else write_folder(disk / 'v', frames)
+    store, estimator, told = Store(tmp_path / 'out', small), build_flow_estimator('dis'), []
+    store.claim()
+    name = '_read_video' if kind == 'video' else '_read_image'
+    place = reading.FrameReader if kind == 'video' else reading
+    before = getattr(place, name)
+
+    def go_away(*_):
+        told.append(1)
+        if len(told) > seen and disk.exists():
+            disk.rename(tmp_path / 'away')
+
+    def read(*args):
+        if not seen:
+            go_away()
+        return before(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, read)
+        record = prepare_video(source_of(path), store, [estimator], go_away)
+    assert record['status'] == 'skipped' and record['retry']
+    kept = {file: file.stat().st_mtime_ns for file in store.out.glob('flow/v/*')}
+    (tmp_path / 'away').rename(disk)
+    source = source_of(path)
+    assert not store.finished(source.name, source.fingerprint())
+    assert len(prepare_video(source, store, [estimator], lambda *_: None)['pairs']) == 7
+    assert all(file.stat().st_mtime_ns == time for file, time in kept.items())
+    assert store.finished(source.name, source.fingerprint())
+
+
+def test_an_image_that_comes_back_has_its_folder_done_anew(
+    tmp_path, source_of, small, moving_frames, write_folder, monkeypatch
+):
+    """The journal of a run that was ended knows it as missing."""
+    source = source_of(write_folder(tmp_path / 'f', moving_frames(6)))
+    store, estimator = Store(tmp_path / 'out', small), build_flow_estimator('dis')
+    store.claim()
+
+    def fail(path, *more):
+        if path.endswith('frame2.png'):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return open(path, *more)
+
+    def stop(share, kept, rejected):
+        if kept == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(reading, 'open', fail, raising=False)
+        prepare_video(source, store, [estimator], stop)
+    record = prepare_video(source, store, [estimator], lambda *_: None)
+    assert (record['status'], len(record['pairs'])) == ('ok', 5)
+
+
 @pytest.mark.parametrize('change', ['cut', 'replaced', 'removed'])
 def test_a_source_that_changes_while_it_is_read_is_skipped(
     tmp_path, source_of, small, moving_frames, write_video, change

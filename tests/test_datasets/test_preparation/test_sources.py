@@ -89,6 +89,8 @@ def test_flow_kept_as_pictures_is_no_video(tmp_path):
     for number in (0, 1):
         shutil.copy(tmp_path / 'kitti' / 'flow_occ' / '000000_10.png', beside / f'{number}.png')
     cv2.imwrite(str(beside / '2.png'), np.zeros((6, 8, 3), np.uint8))
+    # Of 16 bits and no flow: the frame once more, and one of each is enough.
+    cv2.imwrite(str(beside / '0.png'), generator.integers(0, 2**16, (6, 8, 3)).astype(np.uint16))
     found = {source.label: source.path for source in find_sources([tmp_path])}
     frames = list_frames(found.pop('kitti/beside'))
     assert [os.path.basename(path) for path in frames] == ['0.jpg', '1.jpg', '2.jpg', '2.png']

@@ -92,6 +92,14 @@ def test_finished_means_same_settings_same_source_and_files_there(store):
     assert store.finished('a', PRINT)
 
 
+@pytest.mark.parametrize('settings', [[], {}, None, 3])
+def test_a_record_of_no_settings_is_none_of_ours(store, settings):
+    store.write_record('a', RECORD)
+    path = store.record_path('a')
+    path.write_text(json.dumps(dict(json.loads(path.read_text()), settings=settings)))
+    assert store.read_record('a') is None
+
+
 def test_a_journal_survives_a_torn_line(store):
     journal = store.resume('a', PRINT)
     for index in range(3):

@@ -238,7 +238,8 @@ def test_an_encoder_that_reads_a_tensor_as_it_is_built(tool, trained, tmp_path):
     [
         (dict(type='mmseg.ResNeXt', depth=50, groups=32), 'b.safetensors', 'cmp_mm.BackboneInit'),
         (dict(type='mmseg.ConvNeXt', pretrained='x.pth'), 'b.pth', 'cmp_mm.BackboneInit'),
-        (dict(type='mmseg.PIDNet', channels=8), 'b.pth', 'Pretrained'),
+        (dict(type='mmdet.PyramidVisionTransformerV2'), 'b.pth', 'Pretrained'),
+        (dict(type='mmpose.ShuffleNetV2', widen_factor=1.0), 'b.pth', 'Pretrained'),
     ],
 )
 def test_backbones_of_others_are_guarded_where_they_can_be(backbone, out, said):
