@@ -198,6 +198,8 @@ def _to_planes(image: Any) -> Tensor:
             raise InputError(f'the image array is of type {image.dtype}; expected real numbers')
         array = image[..., None] if image.ndim == 2 else image
         expected = '(H, W, 3), (H, W, 1) or (H, W)'
+        if array.dtype.kind == 'f' and array.dtype.itemsize > 8:
+            array = array.astype(np.float64)  # torch has no longer ones
         if array.dtype.kind == 'u' and array.dtype.itemsize > 1:
             array = array.astype(np.int64)  # torch does little with unsigned types
         if not array.dtype.isnative:

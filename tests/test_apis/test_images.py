@@ -225,3 +225,9 @@ def test_files_of_unknown_range_are_named(tmp_path, mode):
     Image.new(mode, (8, 6)).save(tmp_path / 'a.tif')
     with pytest.raises(InputError, match=f"values of mode '{mode}', whose range it does not tell"):
         read_image(tmp_path / 'a.tif')
+
+
+def test_longer_floats_than_torch_has_are_read():
+    values = np.linspace(0, 1, 48).reshape(4, 4, 3)
+    found = to_rgb_tensor(values.astype(np.longdouble), 'rgb', (0, 1))
+    torch.testing.assert_close(found, to_rgb_tensor(values, 'rgb', (0, 1)))

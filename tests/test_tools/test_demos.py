@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
-from cmp_mm.apis import InputError
+from cmp_mm.apis import CMPInferencer, InputError
 from cmp_mm.apis.command_line import one_line_errors
 from cmp_mm.flow import read_flow
 from cmp_mm.registry import MODELS
@@ -50,7 +50,10 @@ def network(tmp_path_factory):
     )
     config.dump(str(folder / 'tiny.py'))
     torch.manual_seed(0)
-    torch.save(dict(state_dict=MODELS.build(config.model).state_dict()), folder / 'tiny.pth')
+    model = MODELS.build(config.model)
+    with torch.no_grad():
+        model.decoder.head.weight.mul_(20)  # flow that is not all zero
+    torch.save(dict(state_dict=model.state_dict()), folder / 'tiny.pth')
     return [
         '--config', str(folder / 'tiny.py'), '--checkpoint', str(folder / 'tiny.pth'), '--device', 'cpu'
     ]  # fmt: skip
@@ -186,3 +189,87 @@ def test_guidance_sets_benchmark(tool, network, tmp_path, capsys):
     assert 'codec.num_bins=5 decoder.out_channels=10, 32 x 32' in capsys.readouterr().out
     (row,) = json.loads(figures.read_text())['rows']
     assert row['T'] == 3 and row['max_difference_px'] < 1e-2
+
+
+def test_propagate_gives_the_flow_of_image_arrows_and_options(tool, network, image, tmp_path, monkeypatch):
+    main, drawn = tool('demo/propagate_demo'), []
+    panel = main.__globals__['draw_panel']
+    monkeypatch.setitem(main.__globals__, 'draw_panel', lambda *args: drawn.append(args) or panel(*args))
+    arrows = [(10, 12, 100, 3), (10, 12, -20, 3), (40, 30, 0, 0)]
+    options = dict(
+        normalization='minus_one_to_one', working_size=32, collisions='mean', out_of_range='rescale'
+    )
+    command = [image, '--out', str(tmp_path / 'out'), '--max-radius', '7', *network]
+    for arrow in arrows:
+        command += ['--arrow', ','.join(map(str, arrow))]
+    for name, value in options.items():
+        command += [f'--{name.replace("_", "-")}', str(value)]
+    main(command)
+    wanted = CMPInferencer(network[1], network[3], 'cpu', **options)(image, arrows)
+    assert np.abs(wanted).max() > 0.1
+    np.testing.assert_allclose(read_flow(tmp_path / 'out' / 'flow.flo')[0], wanted, atol=1e-5)
+    _, points, vectors, _, radius = drawn[0]
+    assert points.tolist() == [[12, 10], [12, 10], [30, 40]] and radius == 7
+    assert vectors.tolist() == [[100, 3], [-20, 3], [0, 0]]
+
+
+def test_options_reach_the_video(tool, network, image, tmp_path, monkeypatch):
+    main, seen = tool('demo/video_demo'), []
+    frames = [np.zeros((40, 50, 3), np.uint8)] * 2
+    monkeypatch.setitem(main.__globals__, 'animate', lambda *_, **options: seen.append(options) or frames)
+    options = ['--frames', '2', '--fps', '5', '--motion', 'stepwise', '--fill', 'inpaint']
+    main([image, '--arrow', '1,1,8,3', *options, '--out', str(tmp_path / 'a.mp4'), *network])
+    assert seen == [dict(num_frames=2, motion='stepwise', fill='inpaint', color_order='rgb')]
+    with av.open(str(tmp_path / 'a.mp4')) as container:
+        assert container.streams.video[0].average_rate == 5
+
+
+def test_options_reach_the_annotator(tool, network, image, tmp_path, monkeypatch):
+    main, seen = tool('demo/annotate_demo'), []
+    real = main.__globals__['PointAnnotator']
+    monkeypatch.setitem(
+        main.__globals__,
+        'PointAnnotator',
+        lambda *args, **options: seen.append(options) or real(*args, **options),
+    )
+    options = ['--velocity', '7', '--threshold', '0.25', '--method', 'aligned']
+    options += ['--zoom-factor', '2', '--crop-size', '40', '--positive', '20,20']
+    main([image, *options, '--out', str(tmp_path / 'out'), *network])
+    wanted = dict(velocity=7, threshold=0.25, method='aligned', zoom_factor=2, crop_size=40)
+    assert seen == [dict(wanted, color_order='rgb')]
+
+
+def test_the_annotator_clicks_into_the_largest_error(tool):
+    bench = tool('benchmarks/bench_annotation').__globals__
+    truth = np.zeros((20, 40), bool)
+    truth[3:14, 20:31] = True
+    much = truth.copy()
+    much[10:17, 4:11] = True
+    assert bench['next_point'](np.zeros_like(truth), truth) == ((25, 8), True)
+    assert bench['next_point'](much, truth) == ((7, 13), False)
+    answers, asked = [much, truth], []
+
+    def segment(positive, static):
+        asked.append((positive.tolist(), static.tolist()))
+        return answers.pop(0)
+
+    assert bench['click'](segment, truth, 3) == [121 / 170, 1, 1]
+    assert asked == [([[25, 8]], []), ([[25, 8]], [[7, 13]])]
+
+
+@pytest.mark.parametrize('mode', ['P', 'L', 'RGB', 'RGBA'])
+def test_objects_of_a_mask_are_told_apart(tool, tmp_path, mode):
+    """Also where the palette's colours are of one brightness, as VOC's first three."""
+    load_objects = tool('benchmarks/bench_annotation').__globals__['load_objects']
+    for folder in ('images', 'masks'):
+        (tmp_path / folder / 'clip').mkdir(parents=True)
+    labels = np.zeros((20, 30), np.uint8)
+    labels[2:8, 2:8], labels[10:18, 12:28] = 1, 2
+    mask = Image.fromarray(labels)
+    if mode != 'L':
+        mask.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+        mask = mask.convert(mode) if mode != 'P' else mask
+    mask.save(tmp_path / 'masks' / 'clip' / '0.png')
+    cv2.imwrite(str(tmp_path / 'images' / 'clip' / '0.jpg'), np.zeros((20, 30, 3), np.uint8))
+    found = [truth for _, _, truth in load_objects(tmp_path / 'images', tmp_path / 'masks', 0.0)]
+    assert sorted(int(truth.sum()) for truth in found) == [36, 128]

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import importlib
 import json
+import statistics
 import sys
 from pathlib import Path
 
@@ -507,6 +508,9 @@ def test_probe_goes_through_pretrainings_and_draws(need_probe, monkeypatch):
     cfg = Config(dict(model=dict(decode_head=dict(num_classes=2))))
     rows = need_probe.measure(args, cfg, dict(random=[None] * 3, one=['a'], two=['b', 'c']))
     assert described == ['random 0', 'random 1', 'random 2', 'a', 'b', 'c', 'b']
+    for row in rows:
+        several = len(row['values']) > 1
+        assert row['std'] == (statistics.stdev(row['values']) if several else None)
     counts = {(row['init'], row['labels']): len(row['values']) for row in rows}
     # With all labels only other weights make another result.
     assert counts == {
@@ -681,3 +685,80 @@ def test_labels_are_read_where_the_features_look(need_probe, size):
     for (found,), stride in zip(stages, (4, 8, 8), strict=True):
         assert len(found['x']) == -(-size[0] // stride) * -(-size[1] // stride)
         assert torch.equal((found['x'][:, 0] + mean).round().long() // 64, found['y'])
+
+
+def test_a_frozen_row_is_compared_with_frozen_random_weights(tools):
+    def row(mode, init, *values):
+        return dict(mode=mode, init=init, mean=0.0, std=None, values=list(values), lr=1e-3)
+
+    summary = [row('fine-tuned', 'random', 10.0, 20.0), row('frozen', 'random', 1.0, 2.0)]
+    rows = tools['transfer'].rows_of('all', dict(summary=[*summary, row('frozen', 'cmp', 2.0, 6.0)]))
+    assert rows[2]['gain'] == 2.5 and rows[2]['gain_std'] == pytest.approx(4.5**0.5)
+
+
+def test_a_recipe_is_trained_on_its_pairs_with_the_backbone_asked_for(tools, tmp_path, monkeypatch):
+    recipes = tools['recipes']
+    for name in ('usual', 'lr=1'):
+        (tmp_path / name).mkdir()
+        for split in ('train', 'val'):
+            (tmp_path / name / f'{split}.json').write_text('{}')
+    monkeypatch.setattr(recipes, 'run', lambda *_: None)
+    monkeypatch.setattr(recipes, 'read_scalars', lambda _: [])
+    scale = {f'pretrain_{key}': value for key, value in vars(recipes.Scale()).items()}
+    args = argparse.Namespace(
+        pairs=[str(tmp_path / 'lr=1'), f'exact={tmp_path / "usual"}'],
+        recipes=['cmp-4-exact', 'cmp-4'],
+        backbone='resnet50',
+        pretrained=tmp_path / 'out',
+        out=None,
+        jobs=1,
+        pretrain_seeds=[0],
+        pretrain_workers=1,
+        **scale,
+    )
+    found = recipes.pretrain_all(args)
+    for name, folder in (('cmp-4-exact', 'usual'), ('cmp-4', 'lr=1')):
+        cfg = Config.fromfile(found[name][0]['config'])
+        for loader in (cfg.train_dataloader, cfg.val_dataloader):
+            assert loader.dataset.data_root == str((tmp_path / folder).resolve())
+        assert cfg.model.backbone.depth == 50
+
+
+def test_unknown_motion_neither_guides_nor_counts(tools):
+    flow, valid, used = np.zeros((12, 16, 2), np.float32), np.zeros((12, 16), bool), []
+    valid[:, 4:] = True
+    flow[valid] = (3, 4)
+
+    class Five:
+        ann_file = 'clips/val.json'
+
+        def __len__(self):
+            return 5
+
+        def __getitem__(self, index):
+            used.append(index)
+            return dict(flow=flow, flow_valid=valid, img=None)
+
+    args = argparse.Namespace(max_images=2, numbers=[1, 4], seed=0)
+    found = tools['propagation'].measure({}, Five(), args)
+    assert used == [0, 4] and found['images'] == 2
+    assert found['mean']['zero'] == pytest.approx([5, 5])
+    assert found['mean']['nearest'] == pytest.approx([0, 0])
+
+
+def test_the_least_error_is_bold(tools):
+    measured = dict(images=2, mean=dict(cmp=[1.0, 3.0], zero=[5.0, 2.0]), std=dict(cmp=[0.5, 0.25]))
+    table = tools['propagation'].render_table(measured, [1, 4])
+    assert '| cmp | **1.00** ± 0.50 | 3.00 ± 0.25 |' in table
+    assert '| zero | 5.00 | **2.00** |' in table
+
+
+def test_probe_loads_the_split_it_is_asked_for(need_probe, monkeypatch):
+    def build(settings):
+        return [dict(img=settings.name, gt_seg_map=settings.pipeline[-1].scale)]
+
+    monkeypatch.setattr(need_probe, 'ROOT_DATASETS', argparse.Namespace(build=build))
+    loaders = {f'{split}_dataloader': dict(dataset=dict(name=split)) for split in ('train', 'val')}
+    for split in ('train', 'val'):
+        (found,) = need_probe.load_images(Config(loaders), split, 64)
+        assert found == (split, (100_000, 64))

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from cmp_mm.apis import CMPInferencer, PointAnnotator, read_image
@@ -65,10 +66,7 @@ def load_objects(images: Path, masks: Path, min_area: float) -> list[tuple[str, 
         if not pairs:
             continue
         frame, mask = pairs[len(pairs) // 2]
-        image, labels = read_image(frame), cv2.imread(str(mask), cv2.IMREAD_UNCHANGED)
-        if labels is None:
-            raise InputError(f'mask {mask} cannot be read')
-        labels = labels if labels.ndim == 2 else labels.max(axis=2)
+        image, labels = read_image(frame), read_labels(mask)
         for label in np.unique(labels[labels > 0]):
             truth = labels == label
             if truth.mean() >= min_area:
@@ -76,6 +74,19 @@ def load_objects(images: Path, masks: Path, min_area: float) -> list[tuple[str, 
     if not found:
         raise InputError(f'no masks of frames in {images} were found in {masks}')
     return found
+
+
+def read_labels(path: Path) -> np.ndarray:
+    """(H, W) integers: the indices in a png, with or without a palette, or a number for each colour."""
+    try:
+        with Image.open(path) as opened:
+            labels = np.array(opened)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f'mask {path} cannot be read: {error}') from None
+    if labels.ndim == 2:
+        return labels.astype(np.int64)
+    planes = labels[..., : 3 if labels.shape[2] > 2 else 1].astype(np.int64)  # without how opaque they are
+    return planes @ (256 ** np.arange(planes.shape[2]))
 
 
 def middle(region: np.ndarray) -> tuple[int, int]:

@@ -429,6 +429,8 @@ def chosen_pairs(args: argparse.Namespace) -> dict[str, Path]:
     pairs = {}
     for one in args.pairs:
         name, _, folder = one.rpartition('=')
+        if Path(one, 'train.json').is_file():  # a path may hold the sign
+            name, folder = '', one
         if (name or 'pairs') in pairs:
             raise ValueError(
                 f'--pairs {one}: expected a name that no other folder has, as NAME=DIR; another is named '
