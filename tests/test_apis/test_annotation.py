@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from cmp_mm.apis import AnnotationSession, Clicks, InputError, PointAnnotator, overlay_flow, overlay_mask
+from cmp_mm.flow import flow_to_rgb
 
 
 @pytest.fixture
@@ -225,3 +226,13 @@ def test_finishing_and_removing_objects_can_be_undone(rigid, discs):
         steps.append((session.points('positive').tolist(), len(session.objects)))
         assert all(each is kept for each in session.objects)
     assert steps == [([[80, 50]], 0), ([[80, 50]], 1), ([], 1), ([[30, 30]], 0), ([], 0)]
+
+
+def test_overlays_have_the_colours_of_the_flow_and_the_one_asked_for(discs):
+    image, (mask, _) = discs
+    flow = np.zeros((*mask.shape, 2), np.float32)
+    flow[mask] = (1, 5)
+    drawn = overlay_flow(image, flow, 6.0, opacity=1.0)
+    np.testing.assert_array_equal(drawn[mask], flow_to_rgb(flow, 6.0)[mask])
+    tinted = overlay_mask(image, mask, (10, 20, 240), opacity=1.0)
+    assert tinted[30, 30].tolist() == [10, 20, 240]

@@ -244,3 +244,26 @@ def test_fast_things_cover_slow_ones(by_hand):
 
     frame = list(animate(by_hand(flow), image, [(2, 1, 4, 0)], num_frames=2, color_order='rgb'))[1]
     assert (frame[:, 6] == 255).all()
+
+
+def test_steps_follow_the_flow_where_a_pixel_has_come_to(by_hand):
+    image = np.zeros((12, 20, 3), np.uint8)
+    image[5, 8] = 255
+
+    def flow(arrows, size):
+        moved = torch.zeros(2, *size)
+        moved[0, :, 7:10] = 4  # to the right,
+        moved[1, :, 10:] = 1  # and there down
+        return moved
+
+    network, shown = by_hand(flow), []
+    propagate = network.propagate
+
+    def remember(image, arrows, **options):
+        shown.append(image.copy())
+        return propagate(image, arrows, **options)
+
+    network.propagate = remember
+    frames = list(animate(network, image, [(8, 5, 8, 0)], num_frames=3, motion='stepwise', color_order='rgb'))
+    assert (frames[1][5, 12] == 255).all() and (frames[2][6, 12] == 255).all()
+    np.testing.assert_array_equal(shown, frames[:2])

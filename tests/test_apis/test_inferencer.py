@@ -313,3 +313,16 @@ def test_a_network_that_learnt_from_bgr_gets_bgr(inferencer, image, monkeypatch)
     monkeypatch.setattr(inferencer.model.data_preprocessor, 'bgr_to_rgb', False)
     got = inferencer.propagate(image, ARROWS, color_order='rgb')
     torch.testing.assert_close(got, wanted)
+
+
+def test_each_of_several_sets_has_its_own_factor_and_the_longest_is_told(inferencer, image):
+    encoded = inferencer.encode(image, 'rgb')
+    sets = [[(10, 20, 200.0, 0.0)], [(10, 20, 100.0, -20.0)], [(10, 20, 4.0, 3.0)]]
+    with pytest.warns(UserWarning, match='component of 200 px'):
+        inferencer.propagate(encoded, sets)
+    inferencer.out_of_range = 'rescale'
+    for one, flow in zip(sets, inferencer.propagate(encoded, sets), strict=True):
+        torch.testing.assert_close(inferencer.propagate(encoded, one)[0], flow, atol=5e-3, rtol=1e-3)
+    inferencer.out_of_range = 'error'
+    with pytest.raises(InputError, match='component of 200 px'):
+        inferencer.propagate(encoded, sets)

@@ -222,3 +222,12 @@ def test_entries_are_read_one_by_one(tmp_path):
     assert next(entries) == dict(img_path='a', img2_path='b', flow_path='c.flo', video=None)
     with pytest.raises(AnnotationError, match='line 2'):
         next(entries)
+
+
+def test_what_is_stated_leads_over_the_annotation(tmp_path):
+    entries = [dict(ENTRY, flow_path='a/0.png')]
+    ann_file = write_json(tmp_path / 'train.json', entries, flow_format='npz', flow_bound=20)
+    found = info(ann_file, flow_format='kitti', flow_bound=30.0)
+    assert (found['flow_format'], found['flow_bound']) == ('kitti', 30.0)
+    dataset = ImageFlowDataset(sources=[dict(ann_file=ann_file, flow_bound=40.0)], flow_bound=30.0)
+    assert dataset.get_data_info(0)['flow_bound'] == 40.0

@@ -291,3 +291,35 @@ def test_missing_data_is_one_line(tool, tmp_path, need, monkeypatch, capsys):
     assert tool.main() == 2
     error = capsys.readouterr().err.strip()
     assert len(error.splitlines()) == 1 and nowhere in error and 'coarse_map.json' in error
+
+
+def test_every_run_has_its_seed_and_the_frozen_are_frozen(tool, need, tmp_path, monkeypatch):
+    need('mmseg')
+    seen, out = [], tmp_path / 'out'
+
+    def one_run(cfg, source, metric, folder, known, prefix):
+        frozen = cfg.model.backbone.get('frozen_stages', -1)
+        seen.append((folder.relative_to(out).as_posix(), cfg.randomness.seed, frozen))
+        return dict(known, final=1.0, curve=[(1, 1.0)]), True
+
+    monkeypatch.setattr(tool, 'one_run', one_run)
+    for name in ('check_config', 'check_starts', 'plot'):
+        monkeypatch.setattr(tool, name, lambda *_: None)
+    config = CONFIGS / 'cmp_fcn_r18-3stages-d8_1xb8-1k_camvid-160x160.py'
+    command = ['compare_inits', str(config), '--inits', 'random', '--seeds', '2', '--frozen']
+    monkeypatch.setattr(sys, 'argv', [*command, '--out', str(out)])
+    assert tool.main() == 0
+    assert sorted(seen) == [
+        ('fine-tuned/random/seed0', 0, -1),
+        ('fine-tuned/random/seed1', 1, -1),
+        ('frozen/random/seed0', 0, 3),
+        ('frozen/random/seed1', 1, 3),
+    ]
+
+
+def test_the_last_validation_counts_not_the_best(tool, tmp_path, monkeypatch):
+    monkeypatch.setattr(tool, 'train', lambda *_: None)
+    monkeypatch.setattr(tool, 'read_curve', lambda *_: [(1, 9.0), (2, 7.0)])
+    folder = tmp_path / 'fine-tuned' / 'random' / 'seed0'
+    found, is_new = tool.one_run(Config(dict(a=1)), 'random', 'mIoU', folder, dict(seed=0), '')
+    assert is_new and (found['final'], found['best']) == (7.0, 9.0)

@@ -120,3 +120,20 @@ def test_gradients_accumulate_as_with_the_plain_wrapper():
             loss = model(torch.randn(2, 3, 12, 12)).float().square().mean()
         wrapper.update_params(loss)
     assert not torch.equal(model[0].weight, before)
+
+
+@pytest.mark.parametrize(
+    ('given', 'kind', 'scale'),
+    [
+        ({}, 'AmpOptimWrapper', 'dynamic'),
+        (dict(type='AmpOptimWrapper', loss_scale=512.0), 'AmpOptimWrapper', 512.0),
+        (dict(type='Bfloat16OptimWrapper'), 'Bfloat16OptimWrapper', None),
+        (dict(type='cmp_mm.Bfloat16OptimWrapper'), 'cmp_mm.Bfloat16OptimWrapper', None),
+    ],
+)
+def test_amp_on_an_accelerator_is_mmengines_unless_bfloat16_was_chosen(monkeypatch, given, kind, scale):
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cuda')
+    cfg = Config(dict(optim_wrapper=given))
+    launch.use_amp(cfg)
+    launch.require_accelerator_for_amp(cfg)
+    assert cfg.optim_wrapper.type == kind and cfg.optim_wrapper.get('loss_scale') == scale

@@ -84,3 +84,21 @@ def test_what_cannot_be():
     del several.model.decoder.head
     with pytest.raises(ValueError, match='has no single head; leave the hook out'):
         BinPriorHook().before_train(several)
+
+
+def test_the_same_samples_from_all_over_the_set_are_counted_every_time():
+    """Processes that counted others would start with different weights."""
+
+    class Noted(list):
+        def __getitem__(self, index):
+            asked[-1].append(index)
+            return super().__getitem__(index)
+
+    asked = []
+    for _ in range(2):
+        asked.append([])
+        runner = a_runner([constant(0.0, 0.0)] * 100)
+        runner.train_dataloader.dataset = Noted(runner.train_dataloader.dataset)
+        BinPriorHook(num_samples=16).before_train(runner)
+    assert asked[0] == asked[1] and len(set(asked[0])) == 16
+    assert max(asked[0]) - min(asked[0]) > 50, 'neighbours are of one video'

@@ -15,6 +15,7 @@ from cmp_mm.engine import (
     DivergedError,
     FiniteLossHook,
     checkpoint_files,
+    checkpoint_hook,
     find_resumable,
     finite_loss_hook,
 )
@@ -467,3 +468,39 @@ def test_a_non_finite_loss_under_a_scaler_stops_where_it_reached_a_buffer(toy_co
         hook.after_train_iter(runner, 0, outputs=outputs)
     with pytest.raises(DivergedError, match='The loss is nan'):
         hook.after_train_iter(runner, 0, outputs=outputs)
+
+
+def test_only_the_main_process_names_checkpoints_and_removes_old_ones(toy_config, tmp_path, monkeypatch):
+    """Another one does not wait for the write: the old file would go before the new one is there."""
+    monkeypatch.setattr(checkpoint_hook, 'is_main_process', lambda: False)
+    config = toy_config(max_iters=6)
+    config.default_hooks.checkpoint.update(interval=2, max_keep_ckpts=1)
+    run(config)
+    left = sorted(path.name for path in (tmp_path / 'work').glob('*.pth'))
+    assert left == ['iter_2.pth', 'iter_4.pth', 'iter_6.pth']
+    assert not (tmp_path / 'work' / 'last_checkpoint').exists()
+
+
+def test_the_best_is_still_replaced_after_a_validation_that_was_worse(toy_config, tmp_path, monkeypatch):
+    hook = dict(type='AtomicCheckpointHook', by_epoch=False, interval=2, save_best='score', rule='greater')
+    scores = iter([3.0, 2.0, 4.0])
+    monkeypatch.setattr(toy_metric_class(), 'compute_metrics', lambda self, results: dict(score=next(scores)))
+    config = toy_config(max_iters=6, default_hooks=dict(checkpoint=hook))
+    config.train_cfg.val_interval = 2
+    run(config)
+    assert [path.name for path in (tmp_path / 'work').glob('best*')] == ['best_score_iter_6.pth']
+
+
+def test_a_buffer_spoilt_in_another_process_stops_this_one_too(toy_config, monkeypatch):
+    runner = Runner.from_cfg(toy_config(experiment_name='spoilt_elsewhere'))
+    runner.optim_wrapper = SimpleNamespace(loss_scaler=object())
+    monkeypatch.setattr(Runner, 'distributed', True)
+
+    def reduce(value):  # the loss is the same everywhere; one buffer is spoilt, not here
+        if not value.is_floating_point():
+            value.fill_(1)
+
+    monkeypatch.setattr(finite_loss_hook, 'all_reduce', reduce)
+    monkeypatch.setattr(finite_loss_hook, 'all_gather_object', lambda own: [own, None])
+    with pytest.raises(DivergedError, match='It is in the statistics of another process already'):
+        FiniteLossHook(patience=2).after_train_iter(runner, 0, outputs=dict(loss=torch.tensor(math.nan)))

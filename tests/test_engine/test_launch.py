@@ -268,3 +268,12 @@ def test_the_scaled_rate_counts_accumulated_batches(counts, base):
     for _ in range(2):  # the second time with the config that the first run has left
         launch.scale_learning_rate(cfg)
         assert cfg.auto_scale_lr.base_batch_size == base and cfg.auto_scale_lr.enable
+
+
+@pytest.mark.parametrize('saved', [True, False])
+def test_what_mmengines_hook_saved_is_resumed_rather_than_begun_anew(tmp_path, saved):
+    if saved:
+        (tmp_path / 'last_checkpoint').write_text('iter_4.pth')
+    runner = SimpleNamespace(hooks=[], work_dir=str(tmp_path), _resume=True, _load_from=None)
+    launch.start_where_nothing_resumes(runner, 'weights.pth')
+    assert (runner._resume, runner._load_from) == ((True, None) if saved else (False, 'weights.pth'))

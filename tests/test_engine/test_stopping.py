@@ -169,3 +169,14 @@ def test_an_interrupt_before_the_training_promises_nothing(capsys):
     with pytest.raises(SystemExit), launch.one_line_errors('test.py'):
         raise KeyboardInterrupt
     assert capsys.readouterr().err == 'test.py: interrupted\n'
+
+
+def test_every_process_resumes_what_the_main_one_found(monkeypatch, tmp_path):
+    def from_the_main_one(found):
+        found[:] = ['/shared/iter_8.pth']
+
+    monkeypatch.setattr(checkpoint_hook, 'is_main_process', lambda: False)
+    monkeypatch.setattr(checkpoint_hook, 'broadcast_object_list', from_the_main_one)
+    runner = SimpleNamespace(_resume=True, _load_from=None, work_dir=str(tmp_path))
+    AtomicCheckpointHook(by_epoch=False).before_run(runner)
+    assert runner._resume and runner._load_from == '/shared/iter_8.pth'

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
 from cmp_mm import compat
 
@@ -188,3 +189,31 @@ def test_where_triton_does_not_build_it_is_said_once_and_done_without(monkeypatc
             assert compat.triton_builds() is False
     finally:
         compat.triton_builds.cache_clear()
+
+
+def test_the_ops_lent_to_mmcv_lite_are_torchvisions():
+    try:
+        ops = pytest.importorskip('torchvision.ops')
+    except RuntimeError:
+        pytest.skip('this torchvision does not go with this torch')
+    from cmp_mm import compat_ops
+
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 3, 16, 20, generator=generator).requires_grad_()
+    rois = torch.tensor([[0, 8.0, 4, 40, 28], [1, 0, 0, 30, 24]])
+    for aligned in (True, False):
+        shared = dict(spatial_scale=0.5, sampling_ratio=2, aligned=aligned)
+        options = dict(shared, aligned_height=3, aligned_width=5, pool_mode=1)
+        wanted = ops.roi_align(features, rois, (3, 5), **shared)
+        found, none = torch.zeros(2, 3, 3, 5), torch.empty(0)
+        compat_ops.roi_align_forward(features.detach(), rois, found, none, none, **options)
+        torch.testing.assert_close(found, wanted.detach())
+        above = torch.randn(2, 3, 3, 5, generator=generator)
+        (slope,) = torch.autograd.grad(wanted, features, above)
+        gradient = torch.ones_like(features)  # it is added to what is there
+        compat_ops.roi_align_backward(above, rois, none, none, gradient, **options)
+        torch.testing.assert_close(gradient, slope + 1)
+    boxes, scores = torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 4]]), torch.tensor([0.5, 0.9])
+    # They overlap by 36/81, and by 50/100 where a box ends with its last pixel.
+    assert compat_ops.nms(boxes, scores, 0.47, 0).tolist() == [1, 0]
+    assert compat_ops.nms(boxes, scores, 0.47, 1).tolist() == [1]

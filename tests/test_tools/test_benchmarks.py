@@ -61,6 +61,8 @@ def test_training_step_measures_both_ways(small_step):
     # Same weights and pairs; only which of two close points goes is drawn anew, and the loss's rounding.
     for row in (fast, device):
         assert row['first_loss'] == pytest.approx(plain['first_loss'], rel=0.05)
+        for figure, ratio in (('images_per_s', 'ratio'), ('images_per_s_from_memory', 'ratio_from_memory')):
+            assert row[ratio] == pytest.approx(row[figure] / plain[figure])
 
 
 def test_table_holds_what_was_measured_and_says_what_was_not(driver, small_step):

@@ -341,3 +341,34 @@ def test_undo_brings_a_finished_object_back_into_work(page):
     assert page.shown['mask-status'] == 'Taken back.'
     assert 'Positive points: 1,' in page.shown['mask-summary']
     assert 'Finished objects: 0' in page.shown['mask-summary']
+
+
+def test_masks_are_made_by_the_options_shown(page):
+    page.shown |= {'mask-threshold': 0.3, 'mask-velocity': 7, 'mask-zoom': 4}
+    page.click('mask', 20, 20)
+    made = page.session.annotation.annotator
+    assert (made.method, made.threshold, made.velocity) == ('aligned', 0.3, 7)
+    assert (made.zoom_factor, made.crop_size) == (4, 384)
+
+
+def test_an_animation_is_made_by_the_options_shown(page, monkeypatch):
+    from cmp_mm.apis.web import session
+
+    seen, animate, write = [], session.animate, session.write_video
+    monkeypatch.setattr(
+        session, 'animate', lambda *args, **options: seen.append(options) or animate(*args, **options)
+    )
+    monkeypatch.setattr(
+        session, 'write_video', lambda frames, path, *rate: seen.append(rate) or write(frames, path, *rate)
+    )
+    shown = dict(form='gif', frames=3, rate=20, motion='stepwise', fill='none')
+    page.shown |= {f'video-{name}': value for name, value in shown.items()}
+    page.draw('video', (10, 12), (19, 8))
+    page.fire('video-run', 'click')
+    assert seen == [dict(num_frames=3, motion='stepwise', fill='none', color_order='rgb'), (20.0,)]
+
+
+def test_the_page_shrinks_to_the_side_asked_for(inferencer, image):
+    page = Page(inferencer, max_side=30)
+    page.choose(png(image))
+    assert 'Shrunk to 30 x 22' in page.shown['loaded']

@@ -155,3 +155,21 @@ def test_an_interrupt_while_something_computes_ends_it_cleanly(ask, tmp_path):
 def test_a_port_in_use_is_one_sentence(server):
     with pytest.raises(OSError, match=f'cannot listen at 127.0.0.1, port {server.port}: .*in use'):
         serve(None, port=server.port)
+
+
+def test_the_page_gets_the_sizes_asked_for(monkeypatch):
+    pytest.importorskip('gradio', reason="the page needs gradio: pip install 'cmp_mm[web]'")
+    from cmp_mm.apis.web import page
+
+    seen = []
+
+    def build(*args):
+        seen.append(args[:3])
+        raise RuntimeError('built')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'environ', dict(os.environ))
+        patch.setattr(page, 'build_page', build)
+        with pytest.raises(RuntimeError, match='built'):
+            serve(None, max_side=700, crop_size=96)
+    assert seen == [(None, 700, 96)]

@@ -12,7 +12,7 @@ from cmp_mm.apis import InputError, PointAnnotator
 from cmp_mm.apis.command_line import png
 from cmp_mm.apis.web import PageSession
 from cmp_mm.apis.web.session import POINT_MODES
-from cmp_mm.flow import read_flow
+from cmp_mm.flow import flow_to_rgb, read_flow
 
 
 @pytest.fixture
@@ -112,6 +112,8 @@ def test_flow_is_that_of_the_arrows(session, inferencer, image):
         np.testing.assert_allclose(read_flow(path)[0], expected.transpose(1, 2, 0), atol=1e-5)
     plain, over = session.flow_pictures(20)
     assert plain.shape == over.shape == (45 * 11, 61 * 11 + 128, 3)
+    inner = plain[: 45 * 11 : 11, : 61 * 11 : 11]
+    np.testing.assert_array_equal(inner, flow_to_rgb(expected.transpose(1, 2, 0), 20))
     with pytest.raises(InputError, match='radius'):
         session.flow_pictures(0)
     session.click_arrow(at(session, 3, 3), 'hold still')

@@ -147,3 +147,10 @@ def test_lists_are_refused_for_flow_the_reference_cannot_read():
         check_reference_lists(PairSettings(flow_format='npz'))
     with pytest.raises(PrepareError, match='bound 50; got 20'):
         check_reference_lists(PairSettings(flow_bound=20.0))
+
+
+def test_a_later_version_splits_as_an_earlier_one_did():
+    """Another split of the same videos would train on what was validated on."""
+    groups = [f'g{number}' for number in range(10)]
+    assert choose_val(groups, 0.1) == {'g6', 'g8', 'g9'}
+    assert choose_val(groups, 0.25) == {'g3', 'g5', 'g6', 'g8', 'g9'}

@@ -19,6 +19,7 @@ from cmp_mm.datasets.preparation import IncompleteError, OutputError, PrepareErr
 from cmp_mm.datasets.preparation import frames as reading
 from cmp_mm.datasets.preparation.pool import WorkerPool
 from cmp_mm.datasets.preparation.settings import digest_of
+from cmp_mm.datasets.preparation.sources import find_sources
 from cmp_mm.datasets.preparation.store import Store
 from cmp_mm.datasets.preparation.video import prepare_video
 from cmp_mm.flow import build_flow_estimator, read_flow, write_flow
@@ -715,3 +716,38 @@ def test_a_merge_without_sources_takes_the_videos_of_the_present_settings(tmp_pa
     summary = prepare([], out, merge_only=True, **OPTIONS)
     assert summary['videos']['ok'] == 1 and summary['other_videos'] == 2
     assert {entry['video'] for entry in entries(out)} == {'walk'}
+
+
+def test_a_record_that_no_longer_holds_is_gone_before_its_video_is_made_anew(
+    tmp_path, small, moving_frames, write_folder, monkeypatch
+):
+    """Another process, or a merge after Ctrl-C, must not take the video for ready."""
+    src, out = tmp_path / 'src', tmp_path / 'out'
+    write_folder(src / 'walk', moving_frames(3))
+    store = Store(out, small)
+    store.claim()
+    (source,) = find_sources([src])
+    assert prepare_video(source, store, [build_flow_estimator('dis')], lambda *_: None)['pairs']
+    write_folder(src / 'walk', moving_frames(4))
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(WorkerPool, 'run', stop)
+    with pytest.raises(KeyboardInterrupt):
+        prepare([src], out, workers=1, **OPTIONS)
+    with pytest.raises(IncompleteError, match='1 of 1 videos'):
+        prepare([src], out, merge_only=True, **OPTIONS)
+
+
+def test_one_of_several_leaves_alone_what_the_others_are_writing(
+    tmp_path, small, moving_frames, write_folder
+):
+    src, out = tmp_path / 'src', tmp_path / 'out'
+    write_folder(src / 'jump', moving_frames(2))
+    Store(out, small).claim()
+    written = out / 'records' / '.jump.json.1-2.tmp'
+    written.write_bytes(b'half')
+    found = prepare([src], out, workers=1, shard='1/2', **OPTIONS)
+    assert found == {'complete': False, 'missing': 1}
+    assert written.exists()

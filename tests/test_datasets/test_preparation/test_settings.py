@@ -50,3 +50,8 @@ def test_wrong_pair_settings_are_named(options, message):
 def test_wrong_merge_settings_are_named(options, message):
     with pytest.raises(PrepareError, match=message):
         MergeSettings(**options)
+
+
+def test_a_later_version_knows_the_records_of_an_earlier_one():
+    """Another name for the same settings would have every folder prepared anew."""
+    assert PairSettings().digest() == 'bd019cdfc2084946'

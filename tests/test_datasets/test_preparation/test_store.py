@@ -189,3 +189,34 @@ def test_a_disk_that_loses_writes_is_an_error(store, monkeypatch):
     with pytest.raises(OSError, match='Input/output error'):
         store.write_record('a', {**RECORD, 'pairs': [[0, 48, 64, 1.0, 2.0, 0.1, 0]]})
     assert not store.record_path('a').exists()
+
+
+@pytest.mark.parametrize('number', [1, 2, 3])
+@pytest.mark.parametrize('harm', ['empty', 'gone'])
+def test_a_journal_is_believed_up_to_the_first_pair_whose_frames_are_not_whole(store, number, harm):
+    journal = store.resume('a', PRINT)
+    frame = cv2.imencode('.jpg', np.zeros((20, 24, 3), np.uint8))[1].tobytes()
+    for index in range(3):
+        for one in (index, index + 1):
+            store.frame_path('a', one).write_bytes(frame)
+        write_flow(np.ones((20, 24, 2), np.float32), store.flow_paths('a', index), 'jpg')
+        journal.add([index, None, 20, 24, 1.0, 1.0, 0.1, 0])
+    journal.close()
+    harmed = store.frame_path('a', number)
+    harmed.unlink() if harm == 'gone' else harmed.write_bytes(b'')
+    journal = store.resume('a', PRINT)
+    journal.close()
+    assert [row[0] for row in journal.rows] == list(range(number - 1))
+
+
+def test_a_video_one_of_whose_files_was_taken_away_is_not_finished(store):
+    store.write_record('a', {**RECORD, 'pairs': [[0, 48, 64, 1.0, 2.0, 0.1, 0]]})
+    paths = [store.frame_path('a', 0), store.frame_path('a', 1), *store.flow_paths('a', 0)]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b'x')
+    for path in paths:
+        path.unlink()
+        assert not store.finished('a', PRINT) and not store.holds_pairs('a'), path
+        path.write_bytes(b'x')
+    assert store.finished('a', PRINT) and store.holds_pairs('a')
