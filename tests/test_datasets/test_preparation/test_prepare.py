@@ -414,8 +414,9 @@ def test_a_disk_that_goes_away_costs_nothing(
     assert store.finished(source.name, source.fingerprint())
 
 
+@pytest.mark.parametrize('counts', [(2, 1), (1, 1)], ids=['after the gap', 'at the gap'])
 def test_an_image_that_comes_back_has_its_folder_done_anew(
-    tmp_path, source_of, small, moving_frames, write_folder, monkeypatch
+    tmp_path, source_of, small, moving_frames, write_folder, monkeypatch, counts
 ):
     """The journal of a run that was ended knows it as missing."""
     source = source_of(write_folder(tmp_path / 'f', moving_frames(6)))
@@ -428,7 +429,7 @@ def test_an_image_that_comes_back_has_its_folder_done_anew(
         return open(path, *more)
 
     def stop(share, kept, rejected):
-        if kept == 2:
+        if (kept, rejected) == counts:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
