@@ -405,6 +405,7 @@ def test_each_initialisation_gets_the_rate_that_is_best_on_images_kept_out(
         seeds=3,
         lr=[0.01, 0.001],
         frozen=False,
+        first=False,
         out=tmp_path,
         jobs=jobs,
     )
@@ -433,6 +434,10 @@ def test_each_initialisation_gets_the_rate_that_is_best_on_images_kept_out(
     calls.clear()
     assert transfer.compare(args, 'all', 40, dict(random=['random']))['tried'] == {}
     assert len(calls) == 1 and calls[0][3] == list(range(40)) and calls[0][5] is None
+    args.first = True
+    calls.clear()
+    transfer.compare(args, '10', 40, dict(random=['random']))
+    assert [call[5] for call in calls] == [[list(range(10))] * 3]
 
 
 def test_pose_is_in_percent_and_chooses_its_rate_by_points_alone(tools):

@@ -80,6 +80,11 @@ def parse_args() -> argparse.Namespace:
     )
     add_recipes(parser)
     add_labels(parser)
+    parser.add_argument(
+        '--first',
+        action='store_true',
+        help='label the first images of the set instead of a draw of them: of camvid frames of one drive',
+    )
     parser.add_argument('--seeds', type=at_least(1), default=3, help='of the fine-tuning')
     parser.add_argument('--iterations', type=at_least(1), default=150, help='of the fine-tuning')
     parser.add_argument(
@@ -221,8 +226,8 @@ def compare(args: argparse.Namespace, labels: str, total: int, backbones: dict[s
 
     Every rate is tried once, seed 0, with a fifth of the labelled images kept out of training; the one that
     is best on these is used for all seeds, now with all of the labelled images. The validation split has no
-    say in it. Seed ``i`` has draw ``i`` of the labelled images, at random; frozen rows have the rate that
-    fine-tuning chose.
+    say in it. Seed ``i`` has draw ``i`` of the labelled images, at random, or by ``--first`` the first ones;
+    frozen rows have the rate that fine-tuning chose.
 
     Args:
         args: the command line.
@@ -239,13 +244,14 @@ def compare(args: argparse.Namespace, labels: str, total: int, backbones: dict[s
         ValueError: as :func:`require_enough`.
     """
     require_enough(labels, total, args.lr)
-    out = args.out / f'labels-{labels}'
+    out = args.out / (f'labels-first-{labels}' if args.first else f'labels-{labels}')
     number = total if labels == 'all' else min(int(labels), total)
     draws = [list(range(total))]
     if number < total:
-        draws = [
-            np.random.default_rng(seed).permutation(total)[:number].tolist() for seed in range(args.seeds)
-        ]
+        orders = [np.random.default_rng(seed).permutation(total) for seed in range(args.seeds)]
+        if args.first:
+            orders = [np.arange(total)] * args.seeds
+        draws = [order[:number].tolist() for order in orders]
     chosen, tried = dict.fromkeys(backbones, args.lr[0]), {}
     if len(args.lr) > 1:
         # In an order of its own: all images, as they come, are the scenes one after the other.
