@@ -149,6 +149,8 @@ from cmp_mm.registry import HOOKS
 
 @HOOKS.register_module()
 class ToldBuffersHook(Hook):
+    priority = 'LOWEST'  # what the validation sees
+
     def tell(self, runner, when):
         buffers = {key: value.clone() for key, value in runner.model.named_buffers()}
         torch.save(buffers, Path(runner.work_dir) / f'{when}{get_rank()}.pt')
