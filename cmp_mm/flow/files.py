@@ -74,6 +74,11 @@ def write_flow(
     write_whole(list(zip(paths, data if fmt == 'jpg' else (data,), strict=True)))
 
 
+def temporary_beside(path: Path) -> Path:
+    """A new name in a file's folder to write it by; two writers, on two machines too, have two."""
+    return path.with_name(f'.{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp')
+
+
 def write_whole(files: Sequence[tuple[PathLike, bytes]], flush: bool = False) -> None:
     """Write files so that none appears under its name before all of them are completely written.
 
@@ -85,9 +90,7 @@ def write_whole(files: Sequence[tuple[PathLike, bytes]], flush: bool = False) ->
     Raises:
         OSError: a file cannot be written; nothing is left behind except files already renamed.
     """
-    # Named per process and call: two writers of one file must not share a temporary name.
-    token = f'{os.getpid()}-{uuid.uuid4().hex[:8]}'
-    waiting = [(Path(path), Path(path).with_name(f'.{Path(path).name}.{token}.tmp')) for path, _ in files]
+    waiting = [(Path(path), temporary_beside(Path(path))) for path, _ in files]
     try:
         for (_, temporary), (_, content) in zip(waiting, files, strict=True):
             with open(temporary, 'xb') as file:

@@ -8,10 +8,11 @@ import hashlib
 import json
 import os
 import re
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
+
+from cmp_mm.flow.files import temporary_beside
 
 from .errors import IncompleteError, PrepareError
 from .settings import MergeSettings, PairSettings
@@ -156,8 +157,7 @@ def _entries(record: dict[str, Any], flow_format: str) -> Iterator[dict[str, Any
 @contextlib.contextmanager
 def _whole(path: Path) -> Iterator[IO[str]]:
     """Open a text file that appears under its name when the block ends well and it is on the disk."""
-    # As in write_whole: processes of two machines, which may have one number, must not share it.
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp')
+    temporary = temporary_beside(path)
     try:
         with open(temporary, 'x', encoding='utf-8') as file:
             yield file
