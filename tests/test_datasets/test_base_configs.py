@@ -6,6 +6,9 @@ import pytest
 from mmengine import Config
 from mmengine.registry import DefaultScope
 
+from cmp_mm.datasets import SampleGuidance
+from cmp_mm.guidance import grid_stride
+from cmp_mm.guidance.strategies import PAPER_KERNEL_SIZE
 from cmp_mm.registry import DATA_SAMPLERS, DATASETS
 
 FOLDER = Path(__file__).parents[2] / 'configs/_base_/datasets'
@@ -28,6 +31,18 @@ EXPECTED = {
 
 def load(name):
     return Config.fromfile(FOLDER / f'{name}.py')
+
+
+def assert_papers_guidance(transform):
+    """Section 4: K = 81 and a grid of 200 pixels, every point kept."""
+    watershed, grid = transform.strategies
+    assert (watershed, grid) == (
+        dict(type='watershed', kernel_size=81),
+        dict(type='grid', bg_ratio=2.5e-5),
+    )
+    assert watershed['kernel_size'] == PAPER_KERNEL_SIZE, 'the default of the functions'
+    assert grid_stride(grid['bg_ratio']) == 200
+    assert transform.max_points == -1
 
 
 def test_no_config_is_left_untested():
@@ -69,6 +84,7 @@ def test_config_reads_the_references_layout(reference_layout, name):
         assert dataset.ledger.num_bad == 0
         steps = {type(step).__name__: step for step in dataset.pipeline.transforms}
         assert steps['FlowResize'].short_side == short_side and steps[crop_name].size == (crop, crop)
+        assert_papers_guidance(steps['SampleGuidance'])
     assert config.test_dataloader == config.val_dataloader
     assert config.val_evaluator == config.test_evaluator == dict(type='FlowMetric')
 
@@ -81,7 +97,10 @@ def test_custom_pairs_reads_a_prepared_folder(pair_set):
         assert loader.dataset.data_root == 'data/pairs/'
         loader.dataset.data_root = str(ann_file.parent)
         with DefaultScope.overwrite_default_scope('cmp_mm'):
-            assert DATASETS.build(loader.dataset)[1]['data_samples'].gt_flow.shape == (2, 384, 384)
+            dataset = DATASETS.build(loader.dataset)
+        assert dataset[1]['data_samples'].gt_flow.shape == (2, 384, 384)
+        (guidance,) = [step for step in dataset.pipeline.transforms if isinstance(step, SampleGuidance)]
+        assert_papers_guidance(guidance)
 
 
 def test_guidance_is_set_as_the_config_says(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 
 from cmp_mm.registry import MODELS
 
@@ -54,8 +55,10 @@ def official_weights(variant, seed=0):
     return {key: golden_weight(key, shape, seed) for key, shape in SHAPES[variant].items()}
 
 
+@pytest.mark.parametrize('network', ['checkpoint', 'config'])
 @pytest.mark.parametrize('variant', NAMES)
-def test_golden_outputs_through_the_converter(variant, main, tmp_path, capsys):
+def test_golden_outputs_through_the_converter(variant, network, main, tmp_path, capsys):
+    """Of the network that the converted file describes, and of the one that the configs train."""
     golden = np.load(DATA / f'model_{variant}.npz')
     state = official_weights(variant, int(golden['seed']))
     if variant == 'resnet50_plain8':  # as older files are
@@ -71,7 +74,10 @@ def test_golden_outputs_through_the_converter(variant, main, tmp_path, capsys):
 
     checkpoint = torch.load(tmp_path / 'ours.pth', weights_only=True)
     assert set(checkpoint) == {'meta', 'state_dict'}
-    model = MODELS.build(checkpoint['meta']['model']).eval()
+    config = checkpoint['meta']['model']
+    if network == 'config':
+        config = Config.fromfile(ROOT / f'configs/_base_/models/cmp_{variant}.py').model
+    model = MODELS.build(config).eval()
     model.load_state_dict(checkpoint['state_dict'], strict=True)
     with torch.no_grad():
         output = model(
@@ -100,6 +106,15 @@ def test_an_extracted_encoder_becomes_a_backbone_for_downstream_models(main, tmp
     backbone = MODELS.build(dict(type='ResNet', depth=50, init_cfg=init_cfg))
     backbone.init_weights()
     assert torch.equal(backbone.layer4[2].conv3.weight, state['layer4.2.conv3.weight'])
+
+
+def test_the_source_is_not_overwritten(main, tmp_path, capsys):
+    path = tmp_path / 'official.pth.tar'
+    torch.save(dict(state_dict=official_weights('alexnet_plain')), path)
+    before = path.stat()
+    assert main([str(path), str(tmp_path / '.' / path.name)]) == 1
+    assert 'is SRC itself' in capsys.readouterr().err
+    assert path.stat().st_mtime_ns == before.st_mtime_ns and path.stat().st_size == before.st_size
 
 
 class _Program:

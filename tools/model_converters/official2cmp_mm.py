@@ -41,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     try:
         official = state_dict_of(load_checkpoint_file(args.src, 'cpu'))
+        if os.path.exists(args.dst) and os.path.samefile(os.path.expanduser(args.src), args.dst):
+            raise CheckpointError(f'{args.dst} is SRC itself, which holds more; name another DST')
         config, state = convert_official(official, args.alexnet_stride)
         meta = dict(cmp_mm_version=cmp_mm.__version__, source=os.path.basename(args.src), model=config)
         buffer = io.BytesIO()
