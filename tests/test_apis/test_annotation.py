@@ -50,6 +50,18 @@ def test_four_pulls_of_the_positive_points(rigid, discs):
     assert made.flows.shape == (4, 80, 110, 2)
 
 
+def test_what_moves_at_more_than_half_the_most_is_the_object(by_hand, discs):
+    def flow(arrows, size):
+        moved = torch.zeros(2, *size)
+        for disc, share in zip(discs[1], (1, 0.55), strict=True):
+            moved[:, torch.from_numpy(disc)] = share * arrows[-1, 2:].view(2, 1)
+        moved[:, :4] = 0.45 * arrows[-1, 2:].view(2, 1, 1)
+        return moved
+
+    made = PointAnnotator(by_hand(flow), discs[0], color_order='rgb').mask([(30, 30)])
+    np.testing.assert_array_equal(made.mask, discs[1][0] | discs[1][1])
+
+
 def test_aligned_keeps_what_hangs_together(by_hand, discs):
     def flow(arrows, size):
         moved = torch.zeros(2, *size)
@@ -73,6 +85,8 @@ def test_zoom_looks_at_a_square_and_pastes_back(rigid, discs):
     # Points in the crop's pixels; the pull is 10 px of the enlarged crop, so 5 of the image.
     assert rigid.asked[0].tolist() == [[24, 26, 0, 0], [12, 16, 5, 0], [20, 16, 5, 0]]
     assert made.mask[16:44, 18:46].all() and made.mask.sum() == 28 * 28
+    # Centred on the points' extent, however many of them lie on one side.
+    assert annotator.mask([(28, 40), (29, 40), (36, 40)]).box == (24, 16, 56, 48)
     # A single point has no extent.
     assert annotator.mask([(28, 30)]).box == (0, 0, 80, 110)
     # At the border the square is shifted, with all points in it.

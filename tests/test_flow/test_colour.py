@@ -96,6 +96,14 @@ def test_legend_beside_a_picture_of_any_size(shape):
     assert both.shape[0] == max(shape[0], size)
 
 
-def test_the_flow_room_imports_neither_mmengine_nor_torch():
-    code = "import sys, cmp_mm.flow; assert not {'mmengine', 'mmcv', 'torch'} & set(sys.modules)"
+@pytest.mark.parametrize(
+    ('room', 'absent'),
+    [
+        ('flow', {'mmengine', 'mmcv', 'torch'}),
+        ('guidance', {'mmengine', 'mmcv'}),
+        ('ops', {'mmengine', 'mmcv'}),
+    ],
+)
+def test_rooms_of_plain_functions_import_no_framework(room, absent):
+    code = f'import sys, cmp_mm.{room}; assert not {absent} & set(sys.modules)'
     subprocess.run([sys.executable, '-c', code], check=True, timeout=60)

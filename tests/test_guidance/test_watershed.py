@@ -4,11 +4,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmp_mm.guidance import watershed_candidates, watershed_candidates_reference
+from cmp_mm.guidance import (
+    watershed_candidates,
+    watershed_candidates_batched,
+    watershed_candidates_reference,
+)
 from cmp_mm.guidance.edges import edge_strength
+from cmp_mm.guidance.watershed import subsampling
 
 GOLDEN = sorted((Path(__file__).parents[1] / 'data' / 'guidance').glob('guidance_*.npz'))
 PATHS = [watershed_candidates_reference, watershed_candidates]
@@ -173,6 +179,12 @@ def test_sizes_and_threads_do_not_share_buffers():
         np.testing.assert_array_equal(one, two)
 
 
+def test_long_sides_are_subsampled_by_their_multiple_of_400():
+    steps = [subsampling(1, side) for side in (1, 400, 799, 800, 1199, 1200)]
+    assert steps == [1, 1, 1, 2, 2, 3]
+    assert subsampling(800, 1) == 2
+
+
 @pytest.mark.parametrize('size', [(40, 799), (800, 30), (1200, 40), (790, 790)])
 def test_fast_path_finds_the_same_points_on_long_sides(size):
     rng = np.random.default_rng(3)
@@ -204,6 +216,7 @@ def test_edges_exactly_at_the_threshold():
     flow[:, 150:, 0] += np.float32(1.0001)
     fast = watershed_candidates(flow, 15)
     np.testing.assert_array_equal(fast, watershed_candidates_reference(flow, 15))
+    np.testing.assert_array_equal(fast, batched(flow, 15))
     strength = edge_strength(flow)[30]
     assert strength[99] == 4 and strength.max() == 40
     # The ridge lies in the middle between the edges at 50 and 150.
@@ -211,13 +224,14 @@ def test_edges_exactly_at_the_threshold():
 
 
 @pytest.mark.parametrize('path', PATHS)
-def test_two_halves_meet_in_the_middle_of_each(path):
-    """A vertical motion edge: the candidates of a large window lie on the far sides, off the border."""
+def test_candidates_lie_in_the_middle_between_motion_edges(path):
     flow = np.zeros((50, 60, 2), dtype=np.float32)
-    flow[20:30, 20:40] = (7, -3)
-    points = path(flow, 5)
-    assert len(points) > 0
-    assert (points > 0).all() and (points < (49, 59)).all()
+    flow[:, 20:40] = (7, -3)
+    points = path(flow, 21)
+    # Edges are the pixels 19, 20 and 39, 40. Between them is a ridge; outside the border is farthest, and
+    # the border is never taken.
+    assert set(points[:, 1]) == {29, 30}
+    assert set(points[:, 0]) == set(range(1, 49))
 
 
 @pytest.mark.parametrize('path', PATHS)
@@ -291,8 +305,13 @@ def test_bad_input_is_one_clear_sentence(path, flow, kernel_size, message):
         path(flow, kernel_size)
 
 
-@pytest.mark.parametrize('path', PATHS)
-@pytest.mark.parametrize(('step', 'found'), [(2e-4, False), (1e-3, True)])
+def batched(flow, kernel_size):
+    (points,) = watershed_candidates_batched(torch.from_numpy(flow.transpose(2, 0, 1)[None]), kernel_size)
+    return points.numpy()
+
+
+@pytest.mark.parametrize('path', [*PATHS, batched])
+@pytest.mark.parametrize(('step', 'found'), [(2.4e-4, False), (2.6e-4, True)])
 def test_motion_too_weak_to_be_one_has_no_edge(path, step, found):
     """The strength of an edge is 4 times the step; below a tenth of .01 it is rounding, not motion."""
     flow = np.zeros((40, 50, 2), np.float32)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cmp_mm.models.official import OfficialFormatError, convert_official
+from cmp_mm.registry import MODELS
 
 SHAPES = json.loads(
     (Path(__file__).parents[1] / 'data' / 'model' / 'official_state_dict_shapes.json').read_text()
@@ -81,6 +82,14 @@ def test_other_depths_are_recognised(depth, blocks):
     for key in ('conv1.weight', *(f'bn1.{n}' for n in ('weight', 'bias', 'running_mean', 'running_var'))):
         state[key] = torch.empty(SHAPES['resnet50_plain'][f'module.image_encoder.{key}'])
     assert convert_official(state)[0] == dict(type='ResNet', depth=depth)
+
+
+@pytest.mark.parametrize('depth', [18, 34])
+def test_encoders_of_basic_blocks_are_recognised(depth):
+    state = MODELS.build(dict(type='cmp_mm.ResNet', depth=depth)).state_dict()
+    config, converted = convert_official(state)
+    assert config == dict(type='ResNet', depth=depth)
+    assert converted.keys() == {f'backbone.{key}' for key in state}
 
 
 def test_alexnet_s_stride_is_told_not_read():

@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,8 +14,12 @@ from cmp_mm.compat import installed_version, version_tuple
 
 pytest.importorskip('triton', reason='the Triton path needs triton (pip install triton)')
 
-CASES = """
+GOLDEN = sorted((Path(__file__).parents[1] / 'data' / 'loss').glob('loss_*.npz'))
+CASES = (
+    f'GOLDEN = {str(GOLDEN[0])!r}'
+    + """
 import json
+import numpy as np
 import torch
 from cmp_mm.ops import upsample_cross_entropy as loss
 from cmp_mm.ops import triton_kernels
@@ -114,6 +120,15 @@ results['peaks_apart'] = dict(
     loss=abs(found[0] - exact[0]).item() / exact[0].item(),
     grad=((found[1] - exact[1]).abs().max() / exact[1].abs().max()).item(), no_grad=0, dtype='torch.float32',
 )
+golden = np.load(GOLDEN)
+exact = torch.tensor(float(golden['loss'])), torch.from_numpy(golden['grad']) / 2
+bins = torch.from_numpy(golden['bins']).long()
+found = run('triton', torch.from_numpy(golden['logits']), bins, int(golden['nbins']), None)
+results['reference_implementation'] = dict(
+    loss=abs(found[0] - exact[0]).item() / exact[0].item(),
+    grad=((found[1] - exact[1]).abs().max() / exact[1].abs().max()).item(), no_grad=0, dtype='torch.float32',
+)
+
 logits = torch.randn(2, 6, 2, 2)
 nothing = run('triton', logits, torch.zeros(2, 2, 5, 5).long(), 3, torch.zeros(2, 5, 5).bool())
 results['nothing_valid'] = dict(
@@ -121,6 +136,7 @@ results['nothing_valid'] = dict(
 )
 print(json.dumps(results))
 """
+)
 
 
 @pytest.fixture(scope='module')
@@ -153,6 +169,7 @@ def interpreted():
         'large_image',
         'ends_of_the_range',
         'nothing_valid',
+        'reference_implementation',
     ],
 )
 def test_interpreted_kernel_equals_the_plain_path(interpreted, case):
@@ -282,6 +299,23 @@ def test_loss_and_gradient_on_a_gpu(nodes, size, masked):
     logits, target, bins, valid = problem(nodes, size)
     loss, grad = on_both(logits, target, bins, valid if masked else None)
     assert loss <= 1e-5 and grad <= 1e-5
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize('file', GOLDEN, ids=lambda file: file.stem)
+def test_equals_the_reference_implementation_on_a_gpu(file):
+    from cmp_mm.ops import upsample_cross_entropy
+
+    golden = np.load(file)
+    logits = torch.from_numpy(golden['logits']).cuda().requires_grad_()
+    bins = torch.from_numpy(golden['bins']).long().cuda()
+    loss = upsample_cross_entropy(logits, bins, int(golden['nbins']), impl='triton')
+    loss.backward()
+    assert loss.item() == pytest.approx(float(golden['loss']), rel=1e-6)
+    np.testing.assert_allclose(
+        logits.grad.cpu().numpy(), golden['grad'], rtol=0, atol=1e-5 * np.abs(golden['grad']).max()
+    )
 
 
 @pytest.mark.gpu

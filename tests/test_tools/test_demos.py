@@ -236,7 +236,9 @@ def test_options_reach_the_annotator(tool, network, image, tmp_path, monkeypatch
     options += ['--zoom-factor', '2', '--crop-size', '40', '--positive', '20,20']
     main([image, *options, '--out', str(tmp_path / 'out'), *network])
     wanted = dict(velocity=7, threshold=0.25, method='aligned', zoom_factor=2, crop_size=40)
-    assert seen == [dict(wanted, color_order='rgb')]
+    main([image, '--positive', '20,20', '--out', str(tmp_path / 'plain'), *network])
+    usual = dict(velocity=10, threshold=0.5, method='reference', zoom_factor=0, crop_size=384)
+    assert seen == [dict(wanted, color_order='rgb'), dict(usual, color_order='rgb')]
 
 
 def test_the_annotator_clicks_into_the_largest_error(tool):
