@@ -3,7 +3,7 @@
 from .annotation import PointAnnotator, PointMask
 from .arrows import parse_arrows, trajectories_to_arrows
 from .clicks import AnnotationSession, Clicks
-from .errors import InputError
+from .errors import InputError, InputWarning
 from .guided_video import animate
 from .images import read_image, to_rgb_array
 from .inferencer import CMPInferencer, EncodedImage, flow_to_array
@@ -17,6 +17,7 @@ __all__ = [
     'Clicks',
     'EncodedImage',
     'InputError',
+    'InputWarning',
     'PointAnnotator',
     'PointMask',
     'animate',

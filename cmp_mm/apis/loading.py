@@ -4,6 +4,7 @@ import copy
 import difflib
 import os
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,19 @@ from mmengine.config import Config
 import cmp_mm
 from cmp_mm import models
 from cmp_mm.engine import CheckpointError, check_weights_fit, load_checkpoint_file, state_dict_of
+from cmp_mm.engine.checkpoint_loading import CHECKPOINT_SUFFIXES
 from cmp_mm.engine.export import LOADERS
 from cmp_mm.engine.run_config import load_config
 from cmp_mm.models import CMP
 from cmp_mm.models.official import OfficialFormatError, convert_official
 from cmp_mm.registry import MODELS
 
-from .errors import InputError
+from .errors import InputError, InputWarning
 
 HOW_TO_GET_WEIGHTS = (
     '`bash tools/quickstart.sh` trains a small one in minutes, `python tools/train.py CONFIG` a real one; '
     'checkpoints of the reference implementation are read too'
 )
-CHECKPOINT_SUFFIXES = ('.pth', '.pt', '.tar', '.ckpt', '.safetensors')
 _OFFICIAL_KEYS = ('image_encoder.', 'flow_encoder.', 'flow_decoder.')
 
 
@@ -98,7 +99,8 @@ def load_network(
     Args:
         model: config name, path, Config or its ``model`` part; a built network; or None, which takes the
             network from the checkpoint: ours tell it, unless a part of it is another package's; those of the
-            reference implementation are recognised.
+            reference implementation are recognised, an AlexNet's always as that of stride 32, with an
+            ``InputWarning``.
         weights: own checkpoint, or one of the reference implementation, which is recognised and converted.
             None for a built network only, which is then used as it is.
 
@@ -121,7 +123,7 @@ def load_network(
     if weights is None:
         raise InputError(f'no weights were given: name a checkpoint; {HOW_TO_GET_WEIGHTS}')
     if model is None:
-        config, state = _read_weights(weights, 32)
+        config, state = _read_weights(weights, None)
         if config is None:
             raise InputError(
                 f'checkpoint {weights} does not tell its network; name the config it was trained with'
@@ -142,8 +144,11 @@ def _build(config: Mapping[str, Any]) -> CMP:
         raise InputError(f'the network of the config cannot be built: {reason}') from error
 
 
-def _read_weights(path: str | os.PathLike, stride: int) -> tuple[dict | None, dict[str, torch.Tensor]]:
-    """The config, where the file tells it, and the state dict under our names."""
+def _read_weights(path: str | os.PathLike, stride: int | None) -> tuple[dict | None, dict[str, torch.Tensor]]:
+    """The config, where the file tells it, and the state dict under our names.
+
+    ``stride`` is that of the network to be filled, None where it is not known.
+    """
     checkpoint = load_checkpoint_file(path, 'cpu')
     try:
         state = state_dict_of(checkpoint)
@@ -155,6 +160,13 @@ def _read_weights(path: str | os.PathLike, stride: int) -> tuple[dict | None, di
             config, state = convert_official(state, stride if stride in (8, 32) else 32)
         except OfficialFormatError as error:
             raise CheckpointError(f'checkpoint {path}: {error}') from None
+        if stride is None and config.get('backbone', {}).get('type') == 'AlexNetFCN':
+            warnings.warn(
+                f'checkpoint {path} holds an AlexNet of stride 32 or 8, which its weights do not tell; 32 is '
+                'taken: for 8 convert it by official2cmp_mm.py --alexnet-stride 8 first',
+                InputWarning,
+                stacklevel=4,
+            )
     else:
         meta = checkpoint.get('meta')
         config = _plain_config(meta.get('model') if isinstance(meta, dict) else None)

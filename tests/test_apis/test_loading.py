@@ -1,13 +1,19 @@
 import copy
+import json
 import os
+import warnings
+from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 
-from cmp_mm.apis import CMPInferencer, InputError, find_config
+from cmp_mm.apis import CMPInferencer, InputError, InputWarning, find_config
 from cmp_mm.apis.loading import load_network
 from cmp_mm.engine import CheckpointError
 from cmp_mm.registry import MODELS
+
+DATA = Path(__file__).parents[1] / 'data' / 'model'
 
 
 def official(state: dict) -> dict:
@@ -184,6 +190,20 @@ def test_weights_of_another_network(tiny_config, weights, tmp_path, change, mess
         CMPInferencer(tiny_config, path)
     assert '\n' not in str(caught.value)
     assert 'other.pth' in str(caught.value)
+
+
+def test_the_stride_that_weights_of_an_alexnet_do_not_tell_is_told(tmp_path):
+    shapes = json.loads((DATA / 'official_state_dict_shapes.json').read_text())['alexnet_plain']
+    state = {key: torch.zeros(shape) for key, shape in shapes.items()}
+    torch.save(dict(state_dict=state), tmp_path / 'reference.pth.tar')
+    config = Config.fromfile(find_config('cmp_alexnet_plain')).model
+    with pytest.warns(InputWarning, match=r'stride 32 or 8.* 32 is taken: .*--alexnet-stride 8'):
+        network = load_network(None, tmp_path / 'reference.pth.tar')
+    assert network.guidance_encoder.stride == 32
+    config.backbone.stride = config.guidance_encoder.stride = 8
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert load_network(config, tmp_path / 'reference.pth.tar').guidance_encoder.stride == 8
 
 
 def test_reference_checkpoint_of_another_network(tiny_config, resnet18, tmp_path):
