@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import re
+import signal
 import sys
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -94,4 +95,6 @@ def main() -> int:
 
 
 if __name__ == '__main__':
+    # A scheduler's SIGTERM ends the run as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

@@ -140,7 +140,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     options = vars(arguments)
     sources, out = options.pop('src'), options.pop('out')
-    before = _set_sigterm(_interrupt)
+    # A scheduler's SIGTERM ends the run as Ctrl-C does.
+    before = _set_sigterm(signal.default_int_handler)
     try:
         rank, number = read_shard(options['shard'])
         options['estimator_options'] = _parse_options(options['estimator_options'])
@@ -191,11 +192,6 @@ def _parse_options(texts: Sequence[str]) -> dict[str, Any]:
         plain = isinstance(parsed, (int, float, bool, type(None))) and key not in PATH_OPTIONS
         options[key] = parsed if plain else value
     return options
-
-
-def _interrupt(signum: int, frame: Any) -> None:
-    """A scheduler's SIGTERM ends the run as Ctrl-C does."""
-    raise KeyboardInterrupt
 
 
 def _set_sigterm(handler: Any) -> Any:

@@ -1,6 +1,9 @@
 """Rendering of a whole set: clips spread over processes, continued where an earlier call stopped."""
 
 import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -35,9 +38,18 @@ def _claim(out: Path, settings: ClipSettings) -> None:
         write_whole([(path, dump_json(wanted, indent=1))])
 
 
-def _one_thread() -> None:
+def _begin_worker() -> None:
     # The processes share the cores; OpenCV's own threads would only get in their way.
     cv2.setNumThreads(1)
+    # Ctrl-C reaches the whole group of processes; the parent decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker waits for tasks in a pipe that it holds open itself, so it would outlive a killed parent."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def render_set(
@@ -93,7 +105,7 @@ def _render(
     context = multiprocessing.get_context(method)
     if method == 'forkserver':
         context.set_forkserver_preload([write_clip.__module__])
-    with ProcessPoolExecutor(min(workers, len(indices)), context, _one_thread) as pool:
+    with ProcessPoolExecutor(min(workers, len(indices)), context, _begin_worker) as pool:
         futures = {pool.submit(write_clip, out, index, settings): index for index in indices}
         try:
             for future in as_completed(futures):

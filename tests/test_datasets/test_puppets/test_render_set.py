@@ -1,8 +1,12 @@
 """Puppet sets as files: complete, exact, continued, and readable by those they are for."""
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -12,6 +16,7 @@ import pytest
 from cmp_mm.datasets import ImageFlowDataset
 from cmp_mm.datasets.preparation import PrepareError
 from cmp_mm.datasets.preparation.annotation import choose_val
+from cmp_mm.datasets.preparation.errors import EXIT_INTERRUPTED
 from cmp_mm.datasets.puppets import (
     KEYPOINT_NAMES,
     PART_NAMES,
@@ -99,8 +104,8 @@ def test_continues_and_grows(tmp_path):
     done = []
     render_set(tmp_path, SETTINGS, clips=4, progress=done.append)
     assert done == [2, 1, 1]
-    for path, time in times.items():
-        assert (path.stat().st_mtime_ns == time) == ('puppets00001' not in str(path)), path
+    for path, written in times.items():
+        assert (path.stat().st_mtime_ns == written) == ('puppets00001' not in str(path)), path
     assert (tmp_path / 'flow' / 'puppets00001' / '000001.png').exists()
     render_set(tmp_path, SETTINGS, clips=3)
     assert annotation(tmp_path, 'train') == before
@@ -205,6 +210,41 @@ def test_command_line(tmp_path):
     wrong = subprocess.run([*command, '--seed', '5'], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert wrong.stderr.strip().splitlines()[-1].startswith('error: ') and 'seed 0, now 5' in wrong.stderr
+
+
+@pytest.mark.skipif(not Path('/proc/self/environ').exists(), reason='finds workers in Linux /proc')
+@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGKILL])
+def test_no_worker_outlives_the_tool(tmp_path, signum):
+    command = [sys.executable, str(TOOL), '--out', str(tmp_path / 'out'), '--clips', '500', '--frames', '3']
+    mark = f'RENDERED_BY={tmp_path.name}'
+    env = {**os.environ, 'RENDERED_BY': tmp_path.name}
+    with subprocess.Popen([*command, '--size', '32x40'], stderr=subprocess.PIPE, env=env) as tool:
+        wait_until(lambda: list((tmp_path / 'out').glob('records/*')))
+        assert len(processes_with(mark)) >= 3, 'the tool and its workers'
+        tool.send_signal(signum)
+        error = tool.communicate(timeout=60)[1].decode()
+    wait_until(lambda: not processes_with(mark))
+    if signum == signal.SIGTERM:
+        assert tool.returncode == EXIT_INTERRUPTED
+        assert error.strip().splitlines()[-1] == 'stopped; start the same command again to continue'
+        assert 'Traceback' not in error
+
+
+def wait_until(reached):
+    deadline = time.monotonic() + 60
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def processes_with(mark):
+    """Process ids whose environment has the entry."""
+    found = []
+    for folder in Path('/proc').glob('[0-9]*'):
+        with contextlib.suppress(OSError):
+            if mark.encode() in (folder / 'environ').read_bytes().split(b'\0'):
+                found.append(folder.name)
+    return found
 
 
 def test_vectors_beyond_the_bound_are_told(tmp_path):
