@@ -22,6 +22,7 @@ from torch import nn
 
 from . import stand_ins
 
+CHECKPOINT_SUFFIXES = ('.pth', '.pt', '.tar', '.ckpt', '.safetensors')
 # Dense tensors may be this many times larger than the file before a file is taken for a memory bomb
 # (expanded tensors share storage, so a little sharing is legitimate), plus a floor for tiny files.
 _MAX_EXPANSION = 8

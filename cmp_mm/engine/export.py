@@ -15,7 +15,7 @@ import cmp_mm
 from cmp_mm.registry import MODELS, TASK_UTILS
 
 from .checkpoint_files import VALIDATED_KEY, write_durably
-from .checkpoint_loading import CheckpointError, load_checkpoint_file, state_dict_of
+from .checkpoint_loading import CHECKPOINT_SUFFIXES, CheckpointError, load_checkpoint_file, state_dict_of
 from .plain_state import to_plain
 from .run_config import UsageError
 
@@ -274,14 +274,16 @@ def write_published(path: str | Path, content: dict) -> Path:
     """Write a checkpoint under ``NAME-<sha8>.pth``, the first 8 digits of its SHA-256.
 
     Args:
-        path: ``NAME.pth``; a ``-<sha8>`` that is already there is replaced.
+        path: ``NAME.pth``, or ``NAME`` alone; a ``-<sha8>`` that is already there is replaced.
         content: what ``torch.save`` is given.
 
     Returns:
         The path with the digits in it.
     """
     path, data = Path(path), serialize(content)
-    stem = re.sub(r'-[0-9a-f]{8}$', '', path.stem)
-    final = path.with_name(f'{stem}-{hashlib.sha256(data).hexdigest()[:8]}{path.suffix or ".pth"}')
+    # A dot elsewhere, as in r18_v0.2, is part of the name.
+    name, suffix = (path.stem, path.suffix) if path.suffix in CHECKPOINT_SUFFIXES else (path.name, '.pth')
+    name = re.sub(r'-[0-9a-f]{8}$', '', name)
+    final = path.with_name(f'{name}-{hashlib.sha256(data).hexdigest()[:8]}{suffix}')
     write_durably(final, data)
     return final

@@ -9,6 +9,7 @@ import torch
 import yaml
 from mmengine.config import Config
 
+from cmp_mm.engine import export
 from cmp_mm.registry import MODELS
 
 ROOT = Path(__file__).parents[3]
@@ -197,6 +198,21 @@ def test_published_file_is_weights_alone_under_its_digits(tool, trained, tmp_pat
     code, output = tool(PUBLISH, path, path)
     assert code == 0, output
     assert [found.name for found in tmp_path.glob('*.pth')] == [path.name]
+
+
+@pytest.mark.parametrize(
+    ('given', 'name'),
+    [
+        ('r18.pth', 'r18-{}.pth'),
+        ('r18', 'r18-{}.pth'),
+        ('r18_v0.2', 'r18_v0.2-{}.pth'),
+        ('r18_v0.2-0123abcd.pth', 'r18_v0.2-{}.pth'),
+        ('r18.pt', 'r18-{}.pt'),
+    ],
+)
+def test_the_digits_come_before_the_suffix(tmp_path, given, name):
+    final = export.write_published(tmp_path / given, dict(a=torch.zeros(1)))
+    assert final.name == name.format(hashlib.sha256(final.read_bytes()).hexdigest()[:8])
 
 
 def test_an_encoder_alone_is_published_as_the_backbone_it_is(tool, trained, tmp_path):
