@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,7 +66,8 @@ def child_process(
 def ending_children() -> Iterator[None]:
     """Have a scheduler's SIGTERM end the processes started here too; a training saves its checkpoint then.
 
-    Ctrl-C reaches them by itself, as it does every process of a terminal. For the main thread of a program.
+    Ctrl-C reaches them by itself, as it does every process of a terminal; here it ends the program with a
+    sentence and 130. For the main thread of a program that continues where it was stopped.
     """
 
     def end(signum: int, _frame: FrameType | None) -> None:
@@ -76,5 +78,8 @@ def ending_children() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, end)
     try:
         yield
+    except KeyboardInterrupt:
+        print('interrupted; run the same command again to continue', file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -96,6 +96,13 @@ def test_a_failure_of_the_block_ends_the_child(tmp_path):
     assert process.returncode == -signal.SIGTERM
 
 
+def test_ctrl_c_is_one_sentence(capsys):
+    with pytest.raises(SystemExit) as stopped, ending_children():
+        raise KeyboardInterrupt
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == 'interrupted; run the same command again to continue\n'
+
+
 def test_the_handler_before_is_put_back():
     before = signal.getsignal(signal.SIGTERM)
     with ending_children():
