@@ -81,7 +81,14 @@ def test_a_config_without_a_start_to_choose(tool):
         tool.make_config(arguments(config), 'random', 0, 'fine-tuned')
 
 
-def test_each_seed_has_its_own_labelled_images(tool, tmp_path):
+def test_more_pretrainings_than_seeds_are_refused(tool):
+    tool.require_all_measured(dict(cmp=['a.pth', 'b.pth'], random=['random']), 2)
+    with pytest.raises(ValueError, match=r"--seeds is 1; .* at least 2, as many as 'cmp' .* b.pth would not"):
+        tool.require_all_measured(dict(cmp=['a.pth', 'b.pth'], random=['random']), 1)
+
+
+def test_each_seed_has_its_own_labelled_images(tool, need, tmp_path):
+    need('mmseg')
     config = tmp_path / 'few.py'
     base = CONFIGS / 'cmp_fcn_r18-3stages-d8_1xb8-1k_camvid-160x160.py'
     config.write_text(f"_base_ = '{base}'\nlabelled_draws = [[3, 1], [2, 5]]\n")
@@ -90,13 +97,15 @@ def test_each_seed_has_its_own_labelled_images(tool, tmp_path):
         assert cfg.train_dataloader.dataset.indices == indices and 'labelled_draws' not in cfg
 
 
-def test_a_frozen_random_resnet_is_more_than_its_stem(tool):
+def test_a_frozen_random_resnet_is_more_than_its_stem(tool, need):
+    need('mmseg')
     config = CONFIGS / 'cmp_fcn_r50-d8_1xb8-1k_camvid-160x160.py'
     cfg = tool.make_config(arguments(config), 'random', 0, 'frozen')
     assert cfg.model.backbone.zero_init_residual is False
 
 
-def test_only_a_frozen_random_backbone_needs_statistics(tool):
+def test_only_a_frozen_random_backbone_needs_statistics(tool, need):
+    need('mmseg')
     config = CONFIGS / 'cmp_fcn_r50-d8_1xb8-1k_camvid-160x160.py'
 
     def hooks(source, mode):
@@ -174,8 +183,9 @@ def test_other_labels_are_another_run(tool, tmp_path):
 
 
 @pytest.mark.parametrize('task', ['camvid', 'ccp', 'foreground', 'puppets'])
-def test_other_files_of_a_small_set_are_another_run(tool, tmp_path, task):
+def test_other_files_of_a_small_set_are_another_run(tool, need, tmp_path, task):
     """These name a root alone."""
+    need('mmseg')
     (config,) = CONFIGS.glob(f'cmp_fcn_r18-3stages-d8_*_{task}-*.py')
     args = arguments(config)
     args.data_root = str(tmp_path / 'data')

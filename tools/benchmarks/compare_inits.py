@@ -16,6 +16,7 @@ import argparse
 import copy
 import functools
 import hashlib
+import io
 import json
 import os
 import platform
@@ -112,6 +113,20 @@ def parse_inits(texts: Sequence[str]) -> dict[str, list[str]]:
                 'LABEL only for pretrainings of one initialisation'
             )
     return inits
+
+
+def require_all_measured(inits: dict[str, list[str]], seeds: int) -> None:
+    """Refuse more pretrainings of one initialisation than there are seeds to start from them.
+
+    Raises:
+        ValueError: there are; says of which.
+    """
+    for label, sources in inits.items():
+        if len(sources) > seeds:
+            raise ValueError(
+                f'--seeds is {seeds}; expected at least {len(sources)}, as many as {label!r} has '
+                f'pretrainings: {sources[-1]} would not be measured'
+            )
 
 
 def parse_init(text: str) -> tuple[str, str]:
@@ -380,10 +395,10 @@ def plot(results: list[dict], metric: str, path: Path) -> None:
         axis.set(title=mode, xlabel='iteration or epoch', ylabel=metric)
         axis.legend()
     figure.tight_layout()
-    temporary = path.with_name(f'.{path.name}')
-    figure.savefig(temporary, format='png', dpi=120)
+    picture = io.BytesIO()
+    figure.savefig(picture, format='png', dpi=120)
     plt.close(figure)
-    os.replace(temporary, path)
+    write_durably(path, picture.getvalue())
 
 
 def machine() -> dict[str, Any]:
@@ -408,6 +423,7 @@ def main() -> int:
         base = make_config(args, 'random', 0, 'fine-tuned')
         check_config(base)
         check_starts(base, dict.fromkeys(source for sources in inits.values() for source in sources))
+        require_all_measured(inits, args.seeds)
     except (ValueError, OSError, ImportError, CheckpointError) as error:
         print(f'compare_inits: {error}', file=sys.stderr)
         return 2

@@ -10,6 +10,7 @@ are the result.
 """
 
 import argparse
+import io
 import json
 import sys
 from pathlib import Path
@@ -195,8 +196,10 @@ def plot(results: dict, numbers: list[int], path: Path) -> None:
         axis.minorticks_off()
     axes[0][0].legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    picture = io.BytesIO()
+    figure.savefig(picture, format='png', dpi=110)
     plt.close(figure)
+    write_durably(path, picture.getvalue())
 
 
 def main() -> int:

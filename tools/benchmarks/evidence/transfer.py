@@ -12,6 +12,7 @@ OUT/transfer.{md,json,png} are the result.
 
 import argparse
 import copy
+import io
 import json
 import statistics
 import sys
@@ -258,8 +259,9 @@ def compare(args: argparse.Namespace, labels: str, total: int, backbones: dict[s
         order = np.random.default_rng(0).permutation(draws[0]).tolist()
         parts = order[number // 5 :], order[: number // 5]
         fine_tuned = argparse.Namespace(**{**vars(args), 'frozen': False})
+        firsts = {name: files[:1] for name, files in backbones.items()}
         calls = [
-            (fine_tuned, task_config(args, lr, *parts), backbones, 1, out / f'try-{lr:g}') for lr in args.lr
+            (fine_tuned, task_config(args, lr, *parts), firsts, 1, out / f'try-{lr:g}') for lr in args.lr
         ]
         reports = compare_inits_at_once(calls, args.jobs)
         tried = {
@@ -335,8 +337,10 @@ def plot(rows: list[dict], metric: str, path: Path, panel: str = 'mode') -> None
     axes[0][0].set_ylabel(metric)
     axes[0][0].legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    picture = io.BytesIO()
+    figure.savefig(picture, format='png', dpi=110)
     plt.close(figure)
+    write_durably(path, picture.getvalue())
 
 
 def main() -> int:
