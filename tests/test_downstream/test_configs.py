@@ -96,15 +96,17 @@ NUMBERED = [path for path in CONFIGS if re.search(r'_\d+xb\d+-', path.stem)]
 
 
 @pytest.mark.parametrize('path', NUMBERED, ids=lambda path: path.stem)
-def test_base_batch_size_is_that_of_the_name(path):
+def test_base_batch_size_is_that_of_the_name(need, path):
     """``--auto-scale-lr`` divides by it."""
+    need(path.parent.name)
     gpus, batch = (int(number) for number in re.search(r'_(\d+)xb(\d+)-', path.stem).groups())
     base = Config.fromfile(path).get('auto_scale_lr', {}).get('base_batch_size')
     assert base in (None, gpus * batch)
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
-def test_data_root_moves_every_file(path):
+def test_data_root_moves_every_file(need, path):
+    need(path.parent.name)
     cfg = load_config(str(path), data_root='/elsewhere')
     for split in ('train', 'val', 'test'):
         for text in strings([cfg[f'{split}_dataloader'].dataset, cfg.get(f'{split}_evaluator')]):
@@ -120,7 +122,8 @@ def strings(node):
 
 
 @pytest.mark.parametrize('name', ['camvid', 'ccp', 'foreground', 'puppets'])
-def test_small_sets_are_tested_at_the_scale_of_training(name):
+def test_small_sets_are_tested_at_the_scale_of_training(need, name):
+    need('mmseg')
     for path in CONFIGS:
         if f'_{name}-' in path.stem and path.parent.name == 'mmseg':
             cfg = Config.fromfile(path)

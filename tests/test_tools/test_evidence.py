@@ -166,6 +166,7 @@ def test_the_rate_of_a_pretraining_is_the_backbones_unless_it_is_given(tools, ba
 
 @pytest.mark.parametrize('backbone', ['resnet50', 'alexnet'])
 def test_larger_backbones_are_the_same_experiment(tools, tmp_path, backbone):
+    pytest.importorskip('mmseg')
     recipes, transfer = tools['recipes'], tools['transfer']
     recipe = recipes.RECIPES['cmp-kaiming']
     cfg, small = (
@@ -383,6 +384,7 @@ def test_gain_is_seed_by_seed(tools):
 def test_each_initialisation_gets_the_rate_that_is_best_on_images_kept_out(
     tools, tmp_path, monkeypatch, jobs, each
 ):
+    pytest.importorskip('mmseg')
     calls, shares = [], []
 
     def learn(args, cfg, backbones, seeds, out, jobs):
