@@ -32,10 +32,17 @@ ruff check . || STYLE=bad
 ruff format --check . || STYLE=bad
 
 say 'Tests'
-LOG=$(mktemp)
-trap 'rm -f "$LOG"' EXIT
-python -m pytest "$@" 2>&1 | tee "$LOG"
-if ! grep -Eq '(^| )[0-9]+ passed' "$LOG"; then
+REPORT=$(mktemp)
+trap 'rm -f "$REPORT"' EXIT
+# The report rather than the last line, which -q and colours change.
+python -m pytest --junit-xml "$REPORT" "$@"
+if ! python - "$REPORT" <<'END'; then
+import sys
+from xml.etree import ElementTree
+
+suites = ElementTree.parse(sys.argv[1]).iter('testsuite')
+sys.exit(sum(int(suite.get('tests')) - int(suite.get('skipped')) for suite in suites) < 1)
+END
     echo 'No test passed: nothing was shown.' >&2
     exit 1
 fi
