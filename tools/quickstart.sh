@@ -29,6 +29,11 @@ fi
 [ -z "${CMP_MM_OUT:-}" ] || CMP_MM_OUT=$(realpath -m "$CMP_MM_OUT")
 [ ! -e "${CMP_MM_CONFIG:-}" ] || CMP_MM_CONFIG=$(realpath "$CMP_MM_CONFIG")
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
+# Or relative to the repository, where this is now.
+if [ -n "${CMP_MM_CONFIG:-}" ] && [ ! -f "$CMP_MM_CONFIG" ]; then
+    echo "CMP_MM_CONFIG is $CMP_MM_CONFIG: there is no such file" >&2
+    exit 1
+fi
 NAME=puppets
 [ ${#SOURCES[@]} -eq 0 ] || NAME=$(printf '%s\n' "${SOURCES[@]}" | sha256sum | cut -c 1-8)
 OUT="${CMP_MM_OUT:-work_dirs/quickstart-$NAME}"
@@ -143,7 +148,7 @@ print(f'''
         train               log, checkpoints
         backbone.pth        the pretrained backbone
 
-A few minutes on few videos are a start. Next:
+A few minutes on few videos are a start. Next (`source {sys.prefix}/bin/activate` for what is run by hand):
   - more videos and more iterations, for a better backbone; half an hour to an hour of one core:
     CMP_MM_CONFIG=configs/cmp/cmp_resnet18-plain_quick-k15or41-1xb16-3k_pairs-96x96.py CMP_MM_ITERS=3000 \\
         CMP_MM_OUT=work_dirs/mine bash tools/quickstart.sh VIDEO...

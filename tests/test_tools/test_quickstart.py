@@ -36,6 +36,12 @@ def test_a_missing_video_is_named(tmp_path):
     assert done.returncode == 1 and done.stderr == 'nothing.mp4: there is no such file or folder\n'
 
 
+def test_a_missing_config_is_named(tmp_path):
+    done = run(tmp_path, CMP_MM_CONFIG='configs/cmp/absent.py')
+    assert done.returncode == 1
+    assert done.stderr == 'CMP_MM_CONFIG is configs/cmp/absent.py: there is no such file\n'
+
+
 # Stands for Python: 'trains' what it is asked to, so that the script alone is looked at.
 PYTHON = """#!/bin/bash
 case "$1" in
