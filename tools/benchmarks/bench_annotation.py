@@ -44,6 +44,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--zoom-factor', type=float, default=0.0, help='(default: no zoom)')
     parser.add_argument(
+        '--crop-size',
+        type=int,
+        default=384,
+        help='the longer side to which a zoomed square is enlarged, that of training (default: %(default)s)',
+    )
+    parser.add_argument(
         '--min-area', type=float, default=0.005, help='share of the image (default: %(default)g)'
     )
     parser.add_argument('--json', type=Path, help='write the figures to this file too')
@@ -162,6 +168,7 @@ def segmenters(
                 threshold=threshold,
                 method=method,
                 zoom_factor=args.zoom_factor,
+                crop_size=args.crop_size,
                 color_order='rgb',
             )
             made[f'CMP, {method}, threshold {threshold:g}'] = lambda positive, static, annotator=annotator: (

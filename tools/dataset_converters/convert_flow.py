@@ -83,7 +83,9 @@ def plan(files: list[FlowFile], out: Path, fmt: str) -> list[list[Path]]:
         target = target_of(file, out, fmt)
         for path in target:
             if path.resolve() in sources:
-                raise ValueError(f'{path} would overwrite a source; choose another --out')
+                raise ValueError(
+                    f'{path} would overwrite a source; choose another --out, or name what to read by --from'
+                )
             if path in taken:
                 raise ValueError(
                     f'{taken[path]} and {file.paths[0]} would both become {path}; '

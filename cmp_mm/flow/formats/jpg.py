@@ -1,7 +1,8 @@
 """The reference's jpg pair: u and v as one grey JPEG each, value I meaning I / 255 * 2 bound - bound pixels.
 
 This is the inverse of what denseflow writes with the same bound. Zero has no code: 127 and 128 are
--.196 and +.196 px at bound 50. Unknown pixels have no code either.
+-.196 and +.196 px at bound 50. Unknown pixels have no code either. It is not ``mmcv.quantize_flow``, which
+cuts its range into 255 bins; a file does not tell which wrote it.
 """
 
 import struct
