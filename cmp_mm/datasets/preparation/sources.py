@@ -75,7 +75,7 @@ def natural_key(name: str) -> tuple:
 
 
 def list_frames(folder: str) -> list[str]:
-    """Return the paths of a folder's images in natural order; flow kept as pictures is none of them."""
+    """Return the paths of a folder's frames in natural order; see `find_sources` for what is none."""
     names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith('.')]
     return [os.path.join(folder, name) for name in sorted(_frames_among(names, folder), key=natural_key)]
 
@@ -134,9 +134,8 @@ def _search(path: str, excluded: str | None) -> Iterable[Source]:
         folders[:] = sorted(name for name in folders if not name.startswith('.'))
         visible = sorted(name for name in files if not name.startswith('.'))
         relative = '' if folder == path else Path(folder).relative_to(path).as_posix()
-        videos = [name for name in visible if Path(name).suffix.lower() in VIDEO_SUFFIXES]
-        pictured = {Path(name).stem for name in videos}
-        images = [name for name in _frames_among(visible, folder) if Path(name).stem not in pictured]
+        videos = [name for name in visible if _is_video(name)]
+        images = _frames_among(visible, folder)
         several = len(images) > 1 or (images and not videos and not folders)
         if several and not all(is_kitti_flow(os.path.join(folder, images[i])) for i in (0, -1)):
             label = relative or os.path.basename(os.path.abspath(path)) or 'frames'
@@ -173,9 +172,18 @@ def _clean(label: str) -> str:
 
 
 def _frames_among(names: Sequence[str], folder: str) -> list[str]:
-    """The images among a folder's files, without those that are flow: a jpg pair, KITTI's beside a frame."""
-    present = set(names)
-    images = [name for name in names if _is_image(name) and not _is_half_of_flow(name, present)]
+    """The images among a folder's files, without those that are flow: a jpg pair, KITTI's beside a frame.
+
+    Nor those named as a video beside them, which are pictures of it.
+    """
+    present, pictured = set(names), {os.path.splitext(name)[0] for name in names if _is_video(name)}
+    images = [
+        name
+        for name in names
+        if _is_image(name)
+        and os.path.splitext(name)[0] not in pictured
+        and not _is_half_of_flow(name, present)
+    ]
     stems = Counter(os.path.splitext(name)[0] for name in images)
     return [
         name
@@ -206,6 +214,10 @@ def _flow_state(folder: Path) -> str:
             status = entry.stat()
             digest.update(os.fsencode(f'{entry.name}\n{status.st_size} {status.st_mtime_ns}\n'))
     return digest.hexdigest()[:16]
+
+
+def _is_video(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
 
 
 def _is_image(name: str) -> bool:

@@ -58,6 +58,8 @@ def test_pictures_of_videos_are_no_frames(tmp_path):
     for number in (1, 2):
         touch(tmp_path / 'set' / 'clips' / f'{number}.jpg')
     assert ('clips', 'frames') in [(source.label, source.kind) for source in find_sources([tmp_path / 'set'])]
+    frames = list_frames(str(tmp_path / 'set' / 'clips'))
+    assert [os.path.basename(frame) for frame in frames] == ['1.jpg', '2.jpg'], 'and thumbnails are none'
 
 
 def test_flow_kept_as_pictures_is_no_video(tmp_path):
