@@ -18,7 +18,7 @@ from .sharding import default_workers, read_shard, take_shard
 from .sources import Source, find_sources, list_frames
 from .store import Store, dump_json, read_json, writing
 from .summary import summarise
-from .video import skip_video
+from .video import fingerprint_of, skip_video
 
 PathLike = str | os.PathLike
 STALL_SECONDS = 600.0
@@ -161,7 +161,7 @@ def _prepare_share(
     sizes, finished, unseen = {}, set(), []
     with writing(store.out):
         for source in mine:
-            fingerprint, reason = _fingerprint(source, store)
+            fingerprint, reason = fingerprint_of(source, store)
             sizes[source.name] = fingerprint.get('bytes', 0)
             if reason is None and store.finished(source.name, fingerprint):
                 finished.add(source.name)
@@ -186,7 +186,9 @@ def _prepare_share(
 
     def hear(source: Source, message: dict[str, Any]) -> None:
         if message['kind'] == 'died' and not message['attempts_left']:
-            skip_video(source, store, message['reason'], _fingerprint(source, store)[0], retry=True)
+            # What it got to is kept: often the machine was short of memory, or a disk hung.
+            fingerprint = fingerprint_of(source, store)[0]
+            skip_video(source, store, message['reason'], fingerprint, retry=True, keep=True)
         bar.hear(source, message)
 
     try:
@@ -201,14 +203,6 @@ def _prepare_share(
         raise
     finally:
         bar.close()
-
-
-def _fingerprint(source: Source, store: Store) -> tuple[dict[str, Any], str | None]:
-    """The fingerprint, or an empty one and why there is none."""
-    try:
-        return source.fingerprint(store.settings.flow_root), None
-    except OSError as error:
-        return {}, error.strerror or str(error)
 
 
 def _merge(store: Store, videos: Sequence[str], merge: MergeSettings) -> dict[str, Any]:

@@ -61,12 +61,10 @@ def prepare_video(
     Raises:
         OutputError: the output folder cannot be written.
     """
-    fingerprint: dict[str, Any] = {}
+    fingerprint, unseen = fingerprint_of(source, store)
     try:
-        try:
-            fingerprint = source.fingerprint(store.settings.flow_root)
-        except OSError as error:
-            raise SourceError(f'cannot be read ({error.strerror or error})', passing=True) from None
+        if unseen is not None:
+            raise SourceError(f'cannot be read ({unseen})', passing=True)
         try:
             record = _run(source, store, estimators, report, fingerprint)
         except _OtherFramesError:
@@ -86,6 +84,14 @@ def prepare_video(
     return record
 
 
+def fingerprint_of(source: Source, store: Store) -> tuple[dict[str, Any], str | None]:
+    """The source's fingerprint, or an empty one and why there is none."""
+    try:
+        return source.fingerprint(store.settings.flow_root), None
+    except OSError as error:
+        return {}, error.strerror or str(error)
+
+
 def skip_video(
     source: Source,
     store: Store,
@@ -94,7 +100,7 @@ def skip_video(
     retry: bool = False,
     keep: bool = False,
 ) -> dict[str, Any]:
-    """Remove what is stored of a source and write the record that says why.
+    """Write the record that says why a source is left out, and remove what is stored of it.
 
     Args:
         source: the video.

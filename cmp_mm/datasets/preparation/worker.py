@@ -25,7 +25,7 @@ from .errors import PrepareError, is_passing
 from .settings import PairSettings
 from .sources import Source
 from .store import Store
-from .video import prepare_video, skip_video
+from .video import fingerprint_of, prepare_video, skip_video
 
 REPORT_SECONDS = 0.2
 
@@ -59,7 +59,6 @@ class _Worker:
     def __init__(self, messages) -> None:
         self._messages = messages
         self._estimators: list[FlowEstimator] = []
-        self._built: tuple | None = None
 
     def serve(self, task: dict[str, Any]) -> None:
         """Prepare one video and say what came of it."""
@@ -104,12 +103,11 @@ class _Worker:
             traceback.print_exc()
             reason = f'cannot be prepared ({type(error).__name__}: {_one_line(error)})'
             passing = is_passing(error)
-            return skip_video(source, store, reason, {}, retry=passing, keep=passing)
+            fingerprint = fingerprint_of(source, store)[0]
+            return skip_video(source, store, reason, fingerprint, retry=passing, keep=passing)
 
     def _build(self, settings: PairSettings, threads: int) -> list[FlowEstimator]:
-        wanted = (settings.estimator, json.dumps(settings.estimator_options, sort_keys=True))
-        if self._built != wanted:
-            self._estimators, self._built = [], wanted
+        # A worker's tasks all have the same settings.
         while len(self._estimators) < threads:
             self._estimators.append(build_flow_estimator(settings.estimator, **settings.estimator_options))
         return self._estimators[:threads]

@@ -272,7 +272,8 @@ def test_a_worker_that_dies_costs_its_video_only(tmp_path, videos, moving_frames
     assert problem['video'] == 'killer' and problem['reason'] == 'its worker died (SIGKILL)'
     assert (tmp_path / 'faults' / 'mark').exists()  # the other one died once, and was tried again
     assert sum(entry['video'] == 'once' for entry in entries(tmp_path / 'out')) == 5
-    # The next run tries again what died.
+    # The next run tries again what died, and goes on from what there was.
+    assert (tmp_path / 'out' / 'records' / 'killer.part').exists()
     (tmp_path / 'faults' / 'sitecustomize.py').unlink()
     assert prepare([videos], tmp_path / 'out', workers=2, **OPTIONS)['videos']['ok'] == 5
 

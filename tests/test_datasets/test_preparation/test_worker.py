@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cmp_mm.datasets.preparation import worker
+from cmp_mm.datasets.preparation.sources import Source
 from cmp_mm.datasets.preparation.store import Store
 
 
@@ -20,11 +21,11 @@ def ask(tmp_path, source_of, small, moving_frames, write_folder):
     store.claim()
     store.resume(source.name, source.fingerprint()).close()
 
-    def serve() -> tuple[list[dict], Store]:
+    def serve() -> tuple[list[dict], Store, Source]:
         messages = io.StringIO()
         task = dict(settings=small.to_dict(), out=str(store.out), source=asdict(source), threads=1)
         worker._Worker(messages).serve(task)
-        return [json.loads(line) for line in messages.getvalue().splitlines()], store
+        return [json.loads(line) for line in messages.getvalue().splitlines()], store, source
 
     return serve
 
@@ -49,7 +50,7 @@ def raising(error):
 def test_an_estimator_that_cannot_be_built_stops_everything_in_one_line(ask, monkeypatch, error):
     """It is no video's fault, so none of them is given up."""
     monkeypatch.setattr(worker, 'build_flow_estimator', raising(error))
-    (message,), store = ask()
+    (message,), store, _ = ask()
     expected = ' '.join(str(error).split())
     assert message == dict(kind='fatal', message=expected, exit_code=2)
     assert (store.out / 'records' / 'f.part').exists()
@@ -68,8 +69,10 @@ def test_an_estimator_that_cannot_be_built_stops_everything_in_one_line(ask, mon
 )
 def test_what_failed_for_the_machine_is_tried_again(ask, monkeypatch, error, again):
     monkeypatch.setattr(worker, 'prepare_video', raising(error))
-    (message,), store = ask()
+    (message,), store, source = ask()
     assert message['status'] == 'skipped'
     assert message['reason'].startswith(f'cannot be prepared ({type(error).__name__}')
     assert store.read_record('f')['retry'] is again
     assert (store.out / 'records' / 'f.part').exists() is again
+    # What failed for its own sake is left alone until it changes.
+    assert store.finished('f', source.fingerprint()) is not again
