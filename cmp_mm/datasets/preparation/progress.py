@@ -13,7 +13,7 @@ LOG_SECONDS = 15.0
 
 
 class Progress:
-    """Shows what workers say; also keeps count of it.
+    """Shows what workers say.
 
     Args:
         sizes: bytes of each video of this process, by name.
@@ -29,7 +29,6 @@ class Progress:
         self._pairs: dict[str, tuple[int, int]] = {}
         self._kept = self._left_out = 0
         self._done = len(finished)
-        self.problems = 0
         self._bar = tqdm(
             total=sum(self._sizes.values()),
             initial=sum(self._sizes[name] for name in finished),
@@ -50,7 +49,6 @@ class Progress:
             self._advance(source, 0.0 if message['attempts_left'] else 1.0)
             if not message['attempts_left']:
                 self._done += 1
-                self.problems += 1
             self._show()
             return
         self._count(source, message['kept'], message['rejected'])
@@ -58,7 +56,6 @@ class Progress:
             self._done += 1
             self._advance(source, 1.0)
             if message['status'] != 'ok':
-                self.problems += 1
                 self.say(f'{source.path}: {message["status"]}: {message["reason"]}')
         else:
             self._advance(source, message['share'])

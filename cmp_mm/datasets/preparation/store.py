@@ -353,9 +353,8 @@ def is_whole(path: Path) -> bool:
         with open(path, 'rb') as file:
             head = file.read(12)
             size = file.seek(0, os.SEEK_END)
-            file.seek(
-                max(0, size - 22)
-            )  # an npz ends with its directory's 22 bytes, which begin with the mark
+            # An npz ends with its directory's 22 bytes, which begin with the mark.
+            file.seek(max(0, size - 22))
             tail = file.read()
     except OSError:
         return False

@@ -78,7 +78,7 @@ def summarise(store: Store, videos: Sequence[str], merge: MergeSettings) -> Over
         'pairs': {'total': len(means), 'train': len(means) - val_pairs, 'val': val_pairs},
         'groups': {'total': len(groups), 'train': len(groups) - len(val), 'val': len(val)},
         'rejected': {name: rejected[name] for name in REJECTIONS},
-        'motion': {'mean_px': _spread(means), 'fastest_1_percent_px': _spread(fasts)},
+        'motion': {'mean_px': spread(means), 'fastest_1_percent_px': spread(fasts)},
         'clipped': {
             'bound_px': store.settings.flow_bound,
             'vectors_share': round(clipped / vectors, 8) if vectors else 0.0,
@@ -128,8 +128,9 @@ def describe(summary: dict[str, Any], out: str) -> str:
     return '\n'.join(lines)
 
 
-def _spread(values: list[float]) -> dict[str, Any] | None:
-    if not values:
+def spread(values: Sequence[float]) -> dict[str, Any] | None:
+    """Mean and quantiles of numbers; None where there are none."""
+    if len(values) == 0:
         return None
     quantiles = np.percentile(values, QUANTILES)
     return {

@@ -1,5 +1,5 @@
 from .figure import KEYPOINT_NAMES, PART_NAMES
-from .render import Clip, Frame, Layer, exact_flow, part_mask, render_frame, still_visible, visible_keypoints
+from .render import Clip, Frame, Layer, exact_flow, part_mask, render_frame, visible_keypoints
 from .scene import random_clip
 
 __all__ = [
@@ -12,6 +12,5 @@ __all__ = [
     'part_mask',
     'random_clip',
     'render_frame',
-    'still_visible',
     'visible_keypoints',
 ]

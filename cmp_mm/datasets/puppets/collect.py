@@ -12,7 +12,7 @@ from cmp_mm.visualization import draw_panel, put_below
 
 from ..preparation.annotation import SPLITS, choose_val
 from ..preparation.store import dump_json
-from ..preparation.summary import QUANTILES
+from ..preparation.summary import spread
 from .figure import KEYPOINT_NAMES, PART_NAMES
 from .writer import ClipSettings, clip_name
 
@@ -85,20 +85,12 @@ def write_set(out: Path, records: dict[int, dict], settings: ClipSettings, val_s
         videos=dict(total=len(records), **videos),
         pairs=dict(total=len(motion), **pairs),
         clipped_vectors=sum(record.get('clipped', 0) for record in records.values()),
-        motion=dict(mean_px=_spread(motion[:, 0]), p95_px=_spread(motion[:, 1])),
+        motion=dict(mean_px=spread(motion[:, 0]), p95_px=spread(motion[:, 1])),
     )
     sheet = cv2.imencode('.png', contact_sheet(out, records, settings)[..., ::-1])[1].tobytes()
     files += [(out / 'contact_sheet.png', sheet), (out / 'summary.json', dump_json(summary, indent=1))]
     write_whole(files)
     return summary
-
-
-def _spread(values: np.ndarray) -> dict:
-    quantiles = np.percentile(values, QUANTILES)
-    return dict(
-        mean=round(float(values.mean()), 3),
-        quantiles={str(key): round(float(value), 3) for key, value in zip(QUANTILES, quantiles, strict=True)},
-    )
 
 
 def coco_keypoints(items: Sequence[dict]) -> dict:

@@ -150,22 +150,6 @@ def exact_flow(clip: Clip, index: int, layers: np.ndarray) -> np.ndarray:
     return linear[..., 0] * column + linear[..., 1] * row + linear[..., 2]
 
 
-def still_visible(flow: np.ndarray, layers: np.ndarray, next_layers: np.ndarray) -> np.ndarray:
-    """(H, W) bool: the pixel's content lies inside the next frame, and the same layer is seen there.
-
-    Args:
-        flow: (H, W, 2) flow from this frame to the next.
-        layers: (H, W) layer map of this frame.
-        next_layers: (H, W) layer map of the next frame.
-    """
-    height, width = layers.shape
-    column = np.round(np.arange(width)[None] + flow[..., 0]).astype(np.int64)
-    row = np.round(np.arange(height)[:, None] + flow[..., 1]).astype(np.int64)
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    landed = next_layers[np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)]
-    return inside & (landed == layers)
-
-
 def part_mask(clip: Clip, layers: np.ndarray) -> np.ndarray:
     """(H, W) uint8 indices into ``PART_NAMES`` for a layer map."""
     return np.array([layer.part for layer in clip.layers], np.uint8)[layers]

@@ -13,7 +13,6 @@ from cmp_mm.datasets.puppets import (
     part_mask,
     random_clip,
     render_frame,
-    still_visible,
     visible_keypoints,
 )
 from cmp_mm.datasets.puppets.render import figure_boxes
@@ -131,6 +130,22 @@ def photometric_error(first, second, flow, visible):
     grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float32)
     warped = cv2.remap(second.image.astype(np.float32), grid + flow, None, cv2.INTER_LINEAR)
     return float(np.abs(warped - first.image)[visible].mean())
+
+
+def still_visible(flow: np.ndarray, layers: np.ndarray, next_layers: np.ndarray) -> np.ndarray:
+    """(H, W) bool: the pixel's content lies inside the next frame, and the same layer is seen there.
+
+    Args:
+        flow: (H, W, 2) flow from this frame to the next.
+        layers: (H, W) layer map of this frame.
+        next_layers: (H, W) layer map of the next frame.
+    """
+    height, width = layers.shape
+    column = np.round(np.arange(width)[None] + flow[..., 0]).astype(np.int64)
+    row = np.round(np.arange(height)[:, None] + flow[..., 1]).astype(np.int64)
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    landed = next_layers[np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)]
+    return inside & (landed == layers)
 
 
 @pytest.mark.parametrize('index', range(6))
