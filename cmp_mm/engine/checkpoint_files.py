@@ -2,17 +2,17 @@
 
 import logging
 import os
-import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import print_log
 
+from cmp_mm.flow import write_whole
+
 from .checkpoint_loading import CheckpointError, load_checkpoint_file
 
-_TEMPORARY = '.{name}.', '.part'
 # What Runner.resume reads; a file of weights alone (a published one, the best one) cannot be resumed.
 RESUMABLE = ('meta', 'state_dict', 'optimizer', 'message_hub')
 # In the message hub: the iteration whose validation is the last one in its histories.
@@ -29,24 +29,10 @@ def write_durably(path: str | os.PathLike, data: bytes) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    prefix, suffix = _TEMPORARY
-    handle, temporary = tempfile.mkstemp(suffix, prefix.format(name=path.name), path.parent)
     try:
-        # mkstemp makes the file private; a checkpoint is as readable as any other file of its owner.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        with os.fdopen(handle, 'wb') as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_whole([(path, data)], flush=True)
     except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
         raise OSError(error.errno, f'cannot write it ({error.strerror})', str(path)) from None
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
     _flush_folder(path.parent)
 
 
@@ -66,12 +52,7 @@ def _flush_folder(folder: Path) -> None:
 
 def remove_parts(folder: str | os.PathLike) -> int:
     """Remove what a killed writer left of checkpoints in ``folder``; returns how many files."""
-    prefix, suffix = _TEMPORARY
-    parts = [
-        path
-        for name in ('*.pth', 'last_checkpoint')
-        for path in Path(folder).glob(prefix.format(name=name) + '*' + suffix)
-    ]
+    parts = [path for name in ('*.pth', 'last_checkpoint') for path in Path(folder).glob(f'.{name}.*.tmp')]
     for path in parts:
         path.unlink(missing_ok=True)
     return len(parts)
@@ -108,13 +89,7 @@ def find_resumable(folders: Iterable[str | os.PathLike]) -> str | None:
     remote = _named_by_pointer(folders[0])
     if '://' in remote:
         return remote  # whether it can be read is its file backend's to say
-    pointed = list(_pointed(folders))
-    candidates = sorted(
-        (path for folder in folders for path in folder.glob('*.pth') if path not in pointed),
-        key=_saved_at,
-        reverse=True,
-    )
-    for path in pointed + candidates:
+    for path in _pointed_then_latest(folders):
         reason = _why_not(path)
         if reason is None:
             return str(path)
@@ -122,6 +97,14 @@ def find_resumable(folders: Iterable[str | os.PathLike]) -> str | None:
         if reason:
             print_log(f'{path} is passed over: {reason}', logger='current', level=logging.WARNING)
     return None
+
+
+def _pointed_then_latest(folders: list[Path]) -> Iterator[Path]:
+    pointed = list(_pointed(folders))
+    yield from pointed
+    # Not before it is asked for: to know when each was saved takes opening all of them.
+    others = (path for folder in folders for path in folder.glob('*.pth') if path not in pointed)
+    yield from sorted(others, key=_saved_at, reverse=True)
 
 
 def _named_by_pointer(folder: Path) -> str:

@@ -67,7 +67,7 @@ def hook(event, arguments):
 
 def deadly_fsync(handle):
     if count('fsync', os.readlink(f'/proc/self/fd/{handle}')):
-        if os.readlink(f'/proc/self/fd/{handle}').endswith('.part'):
+        if os.readlink(f'/proc/self/fd/{handle}').endswith('.tmp'):
             os.ftruncate(handle, int(kept * os.fstat(handle).st_size))
         die()
     fsync(handle)
@@ -174,7 +174,7 @@ def difference(training: Training, work: Path, whole: dict, expected: dict[int, 
     except AssertionError:
         return 'the last checkpoint differs'
     left = sorted(path.name for path in work.glob('*.pth') if path.name.startswith('iter'))
-    if left != [f'iter_{ITERATIONS - EVERY}.pth', f'iter_{ITERATIONS}.pth'] or list(work.glob('.*.part')):
+    if left != [f'iter_{ITERATIONS - EVERY}.pth', f'iter_{ITERATIONS}.pth'] or list(work.glob('.*.tmp')):
         return f'other checkpoints are left: {", ".join(left)}'
     return None
 

@@ -207,16 +207,16 @@ def test_full_disk_keeps_the_last_checkpoint(toy_config, tmp_path, monkeypatch):
     assert 'iter_8.pth' in str(error.value)
     assert sorted(path.name for path in (tmp_path / 'work').glob('*.pth')) == ['iter_4.pth']
     assert (tmp_path / 'work' / 'iter_4.pth').read_bytes() == before
-    assert not list((tmp_path / 'work').glob('.*.part'))
+    assert not list((tmp_path / 'work').glob('.*.tmp'))
 
 
 def test_stale_parts_are_removed(toy_config, tmp_path):
     (tmp_path / 'work').mkdir()
-    (tmp_path / 'work' / '.iter_4.pth.abc.part').write_bytes(b'half')
-    (tmp_path / 'work' / 'other.part').write_bytes(b'not ours')
+    (tmp_path / 'work' / '.iter_4.pth.abc.tmp').write_bytes(b'half')
+    (tmp_path / 'work' / 'other.tmp').write_bytes(b'not ours')
     run(toy_config(max_iters=1))
-    assert not (tmp_path / 'work' / '.iter_4.pth.abc.part').exists()
-    assert (tmp_path / 'work' / 'other.part').exists()
+    assert not (tmp_path / 'work' / '.iter_4.pth.abc.tmp').exists()
+    assert (tmp_path / 'work' / 'other.tmp').exists()
 
 
 def test_nothing_to_resume_starts_afresh(toy_config):

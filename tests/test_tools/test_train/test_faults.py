@@ -61,7 +61,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_checkpoint(processes, tiny_c
     code = processes.wait(processes.start(script, TRAIN, tiny_config, '--work-dir', work, out=out))
     line = error_line(out.read_text())
     assert code == 1 and 'iter_4.pth' in line and 'cannot write it (File too large)' in line
-    assert not list(work.glob('*.pth')) and not list(work.glob('.*.part'))
+    assert not list(work.glob('*.pth')) and not list(work.glob('.*.tmp'))
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(fails, tiny_config, tmp_path):

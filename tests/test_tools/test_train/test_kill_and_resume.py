@@ -167,9 +167,9 @@ def test_killed_inside_a_checkpoint_write(processes, tool, tiny_config, tmp_path
     pid = processes.start(deadly, place, TRAIN, tiny_config, '--work-dir', work, out=out)
     assert processes.wait(pid) == -signal.SIGKILL, out.read_text()
     assert (work / 'iter_8.pth').exists() == (place == 'pointer')
-    assert len(list(work.glob('.iter_8.pth.*.part'))) == (place != 'pointer')
+    assert len(list(work.glob('.iter_8.pth.*.tmp'))) == (place != 'pointer')
     resume_and_compare(tool, tiny_config, [], work, uninterrupted, last=4)
-    assert not list(work.glob('.*.part'))
+    assert not list(work.glob('.*.tmp'))
 
 
 @pytest.fixture
