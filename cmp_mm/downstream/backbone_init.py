@@ -14,7 +14,7 @@ from mmengine.model.weight_init import initialize, update_init_info
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
-from cmp_mm.engine.checkpoint_loading import CheckpointError, state_dict_of
+from cmp_mm.engine.checkpoint_loading import CheckpointError, compare_keys, state_dict_of
 from cmp_mm.flow.estimators.raft import install_command
 from cmp_mm.registry import WEIGHT_INITIALIZERS
 
@@ -79,8 +79,8 @@ class BackboneInit:
             return
         self._check_last(module)
         path = self.locate(module)
-        weights, stride = _read(path)
-        state, prefix = select_backbone(weights, self.prefix, path)
+        weights, stride = read_weights(path)
+        state, prefix = part_under_prefix(weights, self.prefix, path)
         ignored = self.ignored
         if self.source == 'imagenet':
             ignored += tuple(f'layer{n}.' for n in (2, 3, 4) if not hasattr(module, f'layer{n}'))
@@ -177,18 +177,13 @@ def keep_parts(module: nn.Module) -> None:
             part.is_init = True
 
 
-def read_weights(path: str) -> dict[str, Tensor]:
-    """The named tensors in a file, with or without ``state_dict`` around them.
+def read_weights(path: str) -> tuple[dict[str, Tensor], Any]:
+    """The named tensors in a file, and the stride that it tells of its backbone, None if it does not.
 
     Raises:
         CheckpointError: not a checkpoint of plain data.
         ImportError: a safetensors file where safetensors is not installed.
     """
-    return _read(path)[0]
-
-
-def _read(path: str) -> tuple[dict[str, Tensor], Any]:
-    """:func:`read_weights`, and the stride that the file tells of its backbone, if it does."""
     if path.endswith('.safetensors'):
         try:
             from safetensors import SafetensorError
@@ -207,7 +202,7 @@ def _read(path: str) -> tuple[dict[str, Tensor], Any]:
     return state_dict_of(checkpoint), node.get('stride') if isinstance(node, Mapping) else None
 
 
-def select_backbone(
+def part_under_prefix(
     state: Mapping[str, Tensor], prefix: str | None, path: str
 ) -> tuple[dict[str, Tensor], str]:
     """The backbone's part of a checkpoint, without its prefix, and the prefix.
@@ -240,20 +235,18 @@ def load_backbone(
     Raises:
         BackboneMismatchError: with every key that is missing, left over or of another shape.
     """
-    wanted = module.state_dict()
-    counters = {key for key in wanted if key.endswith('num_batches_tracked')}
-    missing = [key for key in wanted if key not in state and key not in counters]
-    extra = [key for key in state if key not in wanted and not key.startswith(tuple(ignored))]
+    wanted, report = module.state_dict(), compare_keys(module, state)
+    extra = [key for key in report.unexpected if not key.startswith(tuple(ignored))]
     shapes = [
-        f'{key} is {tuple(state[key].shape)} there, {tuple(value.shape)} here'
-        for key, value in wanted.items()
-        if key in state and state[key].shape != value.shape
+        f'{key} is {tuple(state[key].shape)} there, {tuple(wanted[key].shape)} here'
+        for key in report.misshapen
     ]
-    if missing or extra or shapes:
-        lists = {'missing': missing, 'left over': extra, 'of another shape': shapes}
+    if report.missing or extra or shapes:
+        lists = {'missing': report.missing, 'left over': extra, 'of another shape': shapes}
         lines = [f'{len(keys)} {what}: {", ".join(keys)}' for what, keys in lists.items() if keys]
         raise BackboneMismatchError(
-            f'{path} does not fill {type(module).__name__}{_guess(missing, extra)}\n' + '\n'.join(lines)
+            f'{path} does not fill {type(module).__name__}{_guess(report.missing, extra)}\n'
+            + '\n'.join(lines)
         )
     module.load_state_dict({key: value for key, value in state.items() if key in wanted}, strict=False)
 

@@ -3,7 +3,13 @@ from .bin_prior_hook import BinPriorHook
 from .broadcast_buffers_hook import BroadcastBuffersHook
 from .checkpoint_files import find_resumable, write_durably
 from .checkpoint_hook import AtomicCheckpointHook
-from .checkpoint_loading import CheckpointError, check_weights_fit, load_checkpoint_file, state_dict_of
+from .checkpoint_loading import (
+    CheckpointError,
+    check_weights_fit,
+    compare_keys,
+    load_checkpoint_file,
+    state_dict_of,
+)
 from .children import child_process, ending_children
 from .finite_loss_hook import DivergedError, FiniteLossHook
 from .flow_visualization_hook import FlowVisualizationHook
@@ -27,6 +33,7 @@ __all__ = [
     'ResumableTrainLoop',
     'check_weights_fit',
     'child_process',
+    'compare_keys',
     'computes_in_bfloat16',
     'ending_children',
     'find_resumable',

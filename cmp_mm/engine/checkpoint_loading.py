@@ -10,7 +10,8 @@ import pickle
 import re
 import tarfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -178,19 +179,61 @@ def state_dict_of(checkpoint: dict) -> dict[str, torch.Tensor]:
     return state
 
 
+@dataclass(frozen=True)
+class KeyReport:
+    """How a file's weights and a module's go together.
+
+    Attributes:
+        matched: number of the module's tensors that the file holds in their shape.
+        missing: keys of the module that the file has not.
+        unexpected: keys of the file that the module has not.
+        misshapen: keys that both have, in different shapes.
+    """
+
+    matched: int
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    misshapen: tuple[str, ...]
+
+    @property
+    def fits(self) -> bool:
+        """Whether the weights fill the module exactly."""
+        return not (self.missing or self.unexpected or self.misshapen)
+
+    def __str__(self) -> str:
+        groups = dict(missing=self.missing, unexpected=self.unexpected, misshapen=self.misshapen)
+        lists = (f'{len(keys)} {name}{_first(keys)}' for name, keys in groups.items())
+        return f'{self.matched} tensors matched; {"; ".join(lists)}'
+
+
+def _first(keys: Sequence[str], most: int = 8) -> str:
+    return ''.join(f' {key}' for key in keys[:most]) + (' ...' if len(keys) > most else '')
+
+
+def compare_keys(module: nn.Module, state: Mapping[str, torch.Tensor]) -> KeyReport:
+    """Compare a state dict with a module; ``num_batches_tracked`` may be missing, as in old files."""
+    wanted = module.state_dict()
+    missing = [key for key in wanted if key not in state and not key.endswith('num_batches_tracked')]
+    misshapen = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
+    return KeyReport(
+        matched=sum(key in state for key in wanted) - len(misshapen),
+        missing=tuple(missing),
+        unexpected=tuple(key for key in state if key not in wanted),
+        misshapen=tuple(misshapen),
+    )
+
+
 def check_weights_fit(model: nn.Module, state: Mapping[str, torch.Tensor], path: str) -> None:
     """Refuse a checkpoint of another network, which mmengine would load as far as it goes.
 
     Raises:
         CheckpointError: names how many keys are missing, unexpected or of another shape.
     """
-    wanted = model.state_dict()
-    found = {re.sub(r'^module\.', '', key): value for key, value in state.items()}
-    counters = {key for key in wanted if key.endswith('num_batches_tracked')}
+    report = compare_keys(model, {re.sub(r'^module\.', '', key): value for key, value in state.items()})
     groups = {
-        'missing': [key for key in wanted if key not in found and key not in counters],
-        'unexpected': [key for key in found if key not in wanted],
-        'of another shape': [key for key in wanted if key in found and found[key].shape != wanted[key].shape],
+        'missing': report.missing,
+        'unexpected': report.unexpected,
+        'of another shape': report.misshapen,
     }
     parts = [
         f'{len(keys)} {what} ({", ".join(keys[:3])}{", ..." if len(keys) > 3 else ""})'

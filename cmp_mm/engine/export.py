@@ -4,8 +4,7 @@ import copy
 import hashlib
 import io
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,7 +14,12 @@ import cmp_mm
 from cmp_mm.registry import MODELS, TASK_UTILS
 
 from .checkpoint_files import VALIDATED_KEY, write_durably
-from .checkpoint_loading import CHECKPOINT_SUFFIXES, CheckpointError, load_checkpoint_file, state_dict_of
+from .checkpoint_loading import (
+    CHECKPOINT_SUFFIXES,
+    CheckpointError,
+    load_checkpoint_file,
+    state_dict_of,
+)
 from .plain_state import to_plain
 from .run_config import UsageError
 
@@ -24,50 +28,6 @@ LAYOUTS = ('mmengine', 'torchvision', 'safetensors')
 # Entries of a config that make a module load something; an export is filled from its checkpoint.
 LOADERS = ('init_cfg', 'pretrained')
 _OUR_SCOPES = ('', 'cmp_mm', 'mmengine', 'mmcv')
-
-
-@dataclass(frozen=True)
-class KeyReport:
-    """How a file's weights and a module's go together.
-
-    Attributes:
-        matched: number of the module's tensors that the file holds in their shape.
-        missing: keys of the module that the file has not.
-        unexpected: keys of the file that the module has not.
-        misshapen: keys that both have, in different shapes.
-    """
-
-    matched: int
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-    misshapen: tuple[str, ...]
-
-    @property
-    def fits(self) -> bool:
-        """Whether the weights fill the module exactly."""
-        return not (self.missing or self.unexpected or self.misshapen)
-
-    def __str__(self) -> str:
-        groups = dict(missing=self.missing, unexpected=self.unexpected, misshapen=self.misshapen)
-        lists = (f'{len(keys)} {name}{_first(keys)}' for name, keys in groups.items())
-        return f'{self.matched} tensors matched; {"; ".join(lists)}'
-
-
-def _first(keys: Sequence[str], most: int = 8) -> str:
-    return ''.join(f' {key}' for key in keys[:most]) + (' ...' if len(keys) > most else '')
-
-
-def compare_keys(module: nn.Module, state: Mapping[str, Tensor]) -> KeyReport:
-    """Compare a state dict with a module; ``num_batches_tracked`` may be missing, as in old files."""
-    wanted = module.state_dict()
-    missing = [key for key in wanted if key not in state and not key.endswith('num_batches_tracked')]
-    misshapen = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
-    return KeyReport(
-        matched=sum(key in state for key in wanted) - len(misshapen),
-        missing=tuple(missing),
-        unexpected=tuple(key for key in state if key not in wanted),
-        misshapen=tuple(misshapen),
-    )
 
 
 def select_weights(checkpoint: dict, raw: bool = False) -> dict[str, Tensor]:

@@ -200,7 +200,7 @@ def test_parts_that_initialise_themselves_do_not_do_so_afterwards(need, tmp_path
 def test_imagenet_fills_a_network_of_three_stages(tmp_path, monkeypatch):
     pytest.importorskip('torchvision')
     whole = ResNet(18).state_dict()
-    monkeypatch.setattr('cmp_mm.downstream.backbone_init._read', lambda path: (whole, None))
+    monkeypatch.setattr('cmp_mm.downstream.backbone_init.read_weights', lambda path: (whole, None))
     model = ResNet(18, num_stages=3, out_indices=(2,))
     BackboneInit('imagenet')(model)
     assert all(torch.equal(value, whole[key]) for key, value in model.state_dict().items())

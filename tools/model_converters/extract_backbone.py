@@ -16,7 +16,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
-from cmp_mm.engine import CheckpointError, export, launch, load_checkpoint_file, run_config
+from cmp_mm.engine import CheckpointError, compare_keys, export, launch, load_checkpoint_file, run_config
 
 # Backbones that take no other initialiser than mmengine's own, or write over what another loads. It reads no
 # safetensors.
@@ -83,11 +83,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             ) from None
     except CheckpointError as error:
         raise CheckpointError(f'checkpoint {args.checkpoint}: {error}') from None
-    report = export.compare_keys(backbone, weights)
+    report = compare_keys(backbone, weights)
     if report.fits:
         meta = export.export_meta(checkpoint, backbone=config)
         export.write_backbone(args.out, weights, meta, args.layout)
-        report = export.compare_keys(backbone, export.read_backbone(args.out, args.layout))
+        report = compare_keys(backbone, export.read_backbone(args.out, args.layout))
     print(f'{args.out}: {config["type"]}, {report}')
     if not report.fits:
         print(

@@ -14,6 +14,7 @@ import yaml
 
 from cmp_mm.engine import (
     CheckpointError,
+    compare_keys,
     export,
     launch,
     load_checkpoint_file,
@@ -58,14 +59,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if 'backbone' not in model and any(key.startswith(export.PREFIX) for key in weights):
             # official2cmp_mm.py also writes encoders alone.
             weights = export.select_backbone(weights)
-        report = export.compare_keys(module, weights)
+        report = compare_keys(module, weights)
         if not report.fits:
             raise CheckpointError(f'it does not fill {model["type"]}: {report}')
     except CheckpointError as error:
         raise CheckpointError(f'checkpoint {args.checkpoint}: {error}') from None
     meta = export.export_meta(checkpoint, model=model)
     final = export.write_published(args.out, dict(meta=meta, state_dict=weights))
-    report = export.compare_keys(module, state_dict_of(load_checkpoint_file(final, 'cpu')))
+    report = compare_keys(module, state_dict_of(load_checkpoint_file(final, 'cpu')))
     print(f'{final}: {model["type"]}, {report}')
     if args.metafile:
         entry = yaml.safe_dump([metafile_entry(args, checkpoint, final)], sort_keys=False)
