@@ -21,9 +21,9 @@ class FiniteLossHook(Hook):
 
     The message names the iteration and the files of the batch; with several processes, of those processes
     whose loss it is. Under mixed precision with a loss scaler an overflow now and then is ordinary (the
-    scaler skips that step), so only ``patience`` such iterations in a row stop the run there, or one that has
-    reached the running statistics of a normalisation, which the forward pass changes and the scaler does not
-    restore.
+    scaler skips that step), so there only more than ``patience`` such iterations in a row stop the run, or
+    one that has reached the running statistics of a normalisation, which the forward pass changes and the
+    scaler does not restore.
 
     Args:
         patience: iterations in a row that may overflow where a loss scaler is at work.

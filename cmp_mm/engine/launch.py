@@ -209,7 +209,6 @@ def start_processes(cfg: Config, launcher: str, local_rank: int = 0, training: b
         find_unused_parameters=cfg.get('find_unused_parameters', False),
     )
     cfg.model_wrapper_cfg = {**wrapper, **cfg.get('model_wrapper_cfg', {}), 'device_ids': None}
-    cfg.setdefault('env_cfg', {})['dist_cfg'] = dict(backend='gloo')
 
 
 def _validate_what_is_saved(cfg: Config) -> None:

@@ -166,7 +166,7 @@ def show_predictions(cfg: Config, folder: str | None, number: int | None) -> Non
     if kind in _OUT_DIR:
         # Theirs is taken as one below the work directory.
         hook[_OUT_DIR[kind]] = os.path.abspath(folder)
-    cfg.setdefault('visualizer', dict(type='FlowVisualizer'))['save_dir'] = folder
+    cfg.visualizer = {'type': 'FlowVisualizer', **(cfg.get('visualizer') or {}), 'save_dir': folder}
 
 
 def validate_what_was_not(cfg: Config) -> None:

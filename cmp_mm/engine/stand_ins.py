@@ -6,6 +6,7 @@ torch's restricted unpickler is given these classes and functions *under the rea
 arguments, keep the numbers and run nothing.
 """
 
+import pickle
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,7 +44,7 @@ class DtypeStandIn:
         """The numpy dtype, only if it is one of plain numbers."""
         letters = self.code[1:] if self.code[:1] in '<>=|' else self.code
         if not (letters[:1] in _NUMBER_KINDS + '?' and letters[1:] in ('', '1', '2', '4', '8')):
-            raise ValueError(f'numpy type {self.code!r} is not one of plain numbers')
+            raise pickle.UnpicklingError(f'numpy type {self.code!r} is not one of plain numbers')
         return np.dtype(letters).newbyteorder(self.byteorder)
 
 
@@ -56,14 +57,14 @@ class ArrayStandIn:
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, fortran, data = state
         if not isinstance(dtype, DtypeStandIn) or not isinstance(data, bytes):
-            raise ValueError('a numpy array holds objects instead of numbers')
+            raise pickle.UnpicklingError('a numpy array holds objects instead of numbers')
         # frombuffer and reshape check the claimed shape against the bytes that are there.
         self.value = np.frombuffer(data, dtype.dtype()).reshape(shape, order='F' if fortran else 'C').copy()
 
 
 def _scalar(dtype: Any, data: Any) -> bool | int | float:
     if not isinstance(dtype, DtypeStandIn) or not isinstance(data, bytes):
-        raise ValueError('a numpy scalar holds an object instead of a number')
+        raise pickle.UnpicklingError('a numpy scalar holds an object instead of a number')
     return np.frombuffer(data, dtype.dtype(), count=1)[0].item()
 
 
@@ -125,13 +126,13 @@ def resolve(value: Any) -> Any:
     :class:`AtomicCheckpointHook` stores it; an array becomes a tensor.
 
     Raises:
-        ValueError: a stand-in stands where only its contents make sense.
+        pickle.UnpicklingError: a stand-in stands where only its contents make sense.
     """
     if isinstance(value, HistoryStandIn):
         state = value.state
         arrays = [state.get('_log_history'), state.get('_count_history')]
         if not all(isinstance(array, ArrayStandIn) for array in arrays):
-            raise ValueError('a HistoryBuffer without its two arrays')
+            raise pickle.UnpicklingError('a HistoryBuffer without its two arrays')
         log, count = (resolve(array) for array in arrays)
         length = state.get('max_length')
         return dict(log_history=log, count_history=count, max_length=int(length or sys.maxsize))
@@ -140,7 +141,7 @@ def resolve(value: Any) -> Any:
         # Tensors know the machine's own byte order only.
         return torch.from_numpy(array.astype(array.dtype.newbyteorder('=')))
     if isinstance(value, DtypeStandIn) or (isinstance(value, type) and issubclass(value, ArrayStandIn)):
-        raise ValueError('a bare numpy type')
+        raise pickle.UnpicklingError('a bare numpy type')
     if isinstance(value, dict):
         # In place: an OrderedDict of weights keeps its ``_metadata`` attribute.
         for key in list(value):

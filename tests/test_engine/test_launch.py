@@ -148,7 +148,10 @@ def test_pictures_are_asked_for_as_each_package_does(kind, switch):
     cfg = Config(dict(default_hooks=dict(visualization=dict(type=kind)), visualizer=dict(type='Any')))
     run_config.show_predictions(cfg, 'shown', None)
     assert cfg.default_hooks.visualization == dict(type=kind, **switch)
-    assert cfg.visualizer.save_dir == 'shown'
+    assert cfg.visualizer == dict(type='Any', save_dir='shown')
+    cfg.pop('visualizer')
+    run_config.show_predictions(cfg, 'shown', None)
+    assert cfg.visualizer == dict(type='FlowVisualizer', save_dir='shown')
     if kind == 'FlowVisualizationHook':
         run_config.show_predictions(cfg, None, 7)
         assert cfg.default_hooks.visualization.num_val == 7
