@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from cmp_mm.ops.upsampling import axis_positions
+
 from ..decoders.propagation import resize_to
 from ..flow_codec import QuantizedFlowCodec
 
@@ -28,14 +30,13 @@ def upsampled_bins(
     height, width = size
     batch, channels, rows, _ = logits.shape
     logits = logits.float()
-    position = torch.linspace(0, rows - 1, height, device=logits.device, dtype=torch.float64)
-    above = position.floor().long().clamp(max=max(rows - 2, 0))
+    positions = axis_positions(rows, height, 'float32')
+    above, fraction = (torch.from_numpy(array).to(logits.device) for array in positions)
     below = (above + 1).clamp(max=rows - 1)
-    fraction = (position - above).float()[:, None]
     block = max(1, max_elements // (batch * channels * width))
     bins = []
     for start in range(0, height, block):
         part = slice(start, start + block)
-        lines = torch.lerp(logits[:, :, above[part]], logits[:, :, below[part]], fraction[part])
+        lines = torch.lerp(logits[:, :, above[part]], logits[:, :, below[part]], fraction[part, None])
         bins.append(codec.most_likely(resize_to(lines, (lines.shape[2], width))))
     return torch.cat(bins, dim=2)
