@@ -55,13 +55,13 @@ class FlowDataPreprocessor(BaseDataPreprocessor):
                     'FlowDataPreprocessor: guidance must be a dict of strategies and max_points; got '
                     f'{", ".join(map(repr, guidance)) or "an empty one"}.'
                 )
-            # Plain dicts: a config brings ConfigDicts.
             limit = guidance.get('max_points', -1)
+            check_batchable(guidance['strategies'], limit)
+            # Plain dicts: a config brings ConfigDicts.
             guidance = dict(
                 strategies=[dict(strategy) for strategy in guidance['strategies']],
                 max_points=tuple(limit) if isinstance(limit, (list, tuple)) else limit,
             )
-            check_batchable(**guidance)
         self.guidance = guidance
         if len(mean) != 3 or len(std) != 3:
             raise ValueError(
@@ -93,7 +93,8 @@ class FlowDataPreprocessor(BaseDataPreprocessor):
             return self._whole_batch(data['inputs']['image'], data['data_samples'])
         # Before the copy to the device, where looking at a value would wait for all work queued there.
         for image, sample in zip(data['inputs']['image'], data.get('data_samples') or (), strict=False):
-            _check_points(sample, image.shape[-2:])
+            if 'guidance_points' in sample:
+                _check_inside(sample.guidance_points, image.shape[-2:])
         data = self.cast_data(data)
         images = data['inputs']['image']
         samples = data.get('data_samples') or [FlowDataSample() for _ in images]
@@ -166,11 +167,6 @@ class FlowDataPreprocessor(BaseDataPreprocessor):
         if self.bgr_to_rgb:
             image = image.flip(-3)
         return (image.float() - self.mean) / self.std
-
-
-def _check_points(sample: FlowDataSample, size: Sequence[int]) -> None:
-    if 'guidance_points' in sample:
-        _check_inside(sample.guidance_points, size)
 
 
 def _check_inside(points: Tensor, size: Sequence[int]) -> None:

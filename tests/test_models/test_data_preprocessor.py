@@ -157,6 +157,12 @@ def test_points_that_come_with_a_sample_are_kept_and_bad_strategies_refused():
     for name in ('gradnms', 'single'):
         with pytest.raises(ValueError, match=f"'{name}' cannot be batched: sample it in the data pipeline"):
             FlowDataPreprocessor(guidance=dict(strategies=[dict(type=name)]))
+    for strategies, message in (
+        (dict(type='grid', stride=16), 'must be a non-empty list of dicts, got {'),
+        (['watershed'], "must be a dict with a 'type', got 'watershed'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            FlowDataPreprocessor(guidance=dict(strategies=strategies))
     for wrong in (dict(strategies=[dict(type='full')], max_point=5), dict(max_points=3), {}):
         with pytest.raises(ValueError, match='guidance must be a dict of strategies and max_points; got'):
             FlowDataPreprocessor(guidance=wrong)

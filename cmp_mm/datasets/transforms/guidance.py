@@ -45,12 +45,10 @@ class SampleGuidance(BaseTransform):
     """
 
     def __init__(self, strategies: Sequence[dict], max_points: int | Sequence[int] = -1) -> None:
+        check_strategies(strategies, max_points)
         # Configs bring ConfigDicts; plain dicts pickle to workers without mmengine's help.
-        self.strategies = [
-            dict(strategy) if isinstance(strategy, dict) else strategy for strategy in strategies
-        ]
+        self.strategies = [dict(strategy) for strategy in strategies]
         self.max_points = tuple(max_points) if isinstance(max_points, (list, tuple)) else max_points
-        check_strategies(self.strategies, max_points)
 
     def transform(self, results: dict) -> dict:
         flow = results['flow']

@@ -56,6 +56,8 @@ def test_wrong_strategies_are_refused_when_built():
         SampleGuidance([dict(type='watershed', kernel_size=8)])
     with pytest.raises(ValueError, match='max_points'):
         SampleGuidance(GRID, max_points=-2)
+    with pytest.raises(ValueError, match='must be a non-empty list of dicts, got {'):
+        SampleGuidance(GRID[0])
 
 
 def test_packed_types_shapes_and_order():
