@@ -2,7 +2,6 @@
 
 from .batched import (
     check_batchable,
-    guidance_map_batched,
     sample_guidance_batched,
     watershed_candidates_batched,
 )
@@ -18,7 +17,6 @@ __all__ = [
     'grid_points',
     'grid_stride',
     'guidance_map',
-    'guidance_map_batched',
     'sample_guidance_batched',
     'sample_points',
     'watershed_candidates',

@@ -103,20 +103,6 @@ def sample_guidance_batched(
     return list(moved.split([len(points) for points in chosen]))
 
 
-def guidance_map_batched(flow: Tensor, points: Sequence[Tensor]) -> Tensor:
-    """(N, 4, H, W) float32 guidance: the flow at each image's points, 0 elsewhere, and the mask twice.
-
-    Args:
-        flow: (N, 2, H, W) pixels.
-        points: one (P, 2) tensor of (row, column) per image, on the flow's device.
-    """
-    mask = torch.zeros((len(flow), 1, *flow.shape[2:]), dtype=torch.bool, device=flow.device)
-    for one, at in zip(mask, points, strict=True):
-        one[0, at[:, 0], at[:, 1]] = True
-    vectors = torch.where(mask, flow, 0).float()
-    return torch.cat([vectors, mask.expand(-1, 2, -1, -1).float()], dim=1)
-
-
 def _check_flow(flow: Tensor) -> None:
     if flow.ndim != 4 or flow.shape[1] != 2 or 0 in flow.shape or not flow.is_floating_point():
         raise ValueError(

@@ -72,7 +72,8 @@ class QuantizedFlowCodec:
             logits: (N, 2 * num_bins, h, w), of any floating dtype.
 
         Returns:
-            (N, 2, h, w) float32 pixels of the size the flow was trained at, under autocast too.
+            (N, 2, h, w) float32, in pixels of the full-size flow rather than of the (h, w) grid, under
+            autocast too.
         """
         axes, centers = self._split_axes(logits), self.centers(logits.device)
         # On the CPU image by image: the memory that the probabilities of one need is still in the cache for

@@ -17,7 +17,7 @@ _LARGEST = 2048
 
 
 def enlarge(image: np.ndarray, zoom: int) -> np.ndarray:
-    """Repeat every pixel of an (H, W, 3) picture ``zoom`` times each way."""
+    """Repeat every pixel of an (H, W, 3) picture or (H, W) mask ``zoom`` times each way."""
     return image if zoom == 1 else image.repeat(zoom, axis=0).repeat(zoom, axis=1)
 
 
@@ -112,7 +112,6 @@ def draw_panel(
     flows: Mapping[str, np.ndarray],
     max_radius: float,
     valid: np.ndarray | None = None,
-    image_title: str | None = None,
     arrow_scale: float = 1.0,
     zoom: int | None = None,
     legend: bool = True,
@@ -127,7 +126,6 @@ def draw_panel(
             drawn from left to right.
         max_radius: speed of full saturation in pixels: the same number for all pictures to be compared.
         valid: (H, W) bool, where the first of ``flows`` is known (black elsewhere); None means everywhere.
-        image_title: text above the image; the number of guidance points if None.
         arrow_scale: length of an arrow in pixels per pixel of motion.
         zoom: whole factor of enlargement; None enlarges small images.
         legend: whether the colour wheel with the scale is put at the right.
@@ -140,9 +138,8 @@ def draw_panel(
     """
     height, width = image.shape[:2]
     zoom = zoom_for(height, width) if zoom is None else zoom
-    if image_title is None:
-        image_title = f'{len(points)} guidance vector{"" if len(points) == 1 else "s"}'
-    pictures = [(image_title, draw_arrows(image, points, vectors, arrow_scale, zoom))]
+    count = f'{len(points)} guidance vector{"" if len(points) == 1 else "s"}'
+    pictures = [(count, draw_arrows(image, points, vectors, arrow_scale, zoom))]
     if valid is not None and valid.shape != (height, width):
         raise ValueError(f'the valid mask has shape {valid.shape}; expected {(height, width)} as the image')
     for number, (title, flow) in enumerate(flows.items()):

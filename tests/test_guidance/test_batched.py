@@ -7,8 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmp_mm.guidance import (
-    guidance_map,
-    guidance_map_batched,
     sample_guidance_batched,
     sample_points,
     watershed_candidates_batched,
@@ -144,25 +142,6 @@ def test_without_seeds_the_draw_differs():
         for _ in range(3)
     }
     assert len(draws) == 3
-
-
-def test_map_is_the_one_of_the_data_pipeline():
-    flows = random_flows(10, 3, 20, 30)
-    points = [torch.tensor([[1, 2], [19, 29], [1, 2]]), torch.zeros((0, 2), dtype=torch.int64)]
-    points.append(torch.tensor([[0, 0]]))
-    maps = guidance_map_batched(to_torch(flows), points)
-    assert maps.dtype == torch.float32 and maps.shape == (3, 4, 20, 30)
-    for one, at, flow in zip(maps, points, flows, strict=True):
-        at = at.numpy()
-        expected = guidance_map(at, flow[at[:, 0], at[:, 1]], (20, 30))
-        np.testing.assert_array_equal(one.permute(1, 2, 0).numpy(), expected)
-
-
-def test_map_of_unknown_flow_is_finite_off_the_points():
-    flow = torch.full((1, 2, 4, 5), float('nan'))
-    flow[:, :, 1, 1] = 3
-    out = guidance_map_batched(flow, [torch.tensor([[1, 1]])])
-    assert torch.isfinite(out).all() and out.sum().item() == 8
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,6 @@ class CMP(BaseModel):
         data_preprocessor: config; None is :class:`FlowDataPreprocessor` with its defaults.
         use_guidance: False is Walker et al.'s baseline, flow from the image alone. The network stays the
             same, layer by layer, and sees an empty guidance map: parameters and checkpoints stay comparable.
-        predict_bins: set ``pred_bins`` in ``predict`` where there is a codec.
         cuda_graph: on a GPU record the training pass of the network once and replay it, for crops of one
             size and one process: a small batch is bound by the launching of its kernels otherwise
             (:class:`GraphedNetwork`). Elsewhere it has no effect.
@@ -56,7 +55,6 @@ class CMP(BaseModel):
         codec: dict | None = None,
         data_preprocessor: dict | None = None,
         use_guidance: bool = True,
-        predict_bins: bool = True,
         cuda_graph: bool = False,
         init_cfg: dict | list | None = None,
     ) -> None:
@@ -68,7 +66,6 @@ class CMP(BaseModel):
         self.loss_module = _build(MODELS, loss)
         self.codec = _build(TASK_UTILS, codec) if codec is not None else None
         self.use_guidance = use_guidance
-        self.predict_bins = predict_bins
         # Not a module: its parameters are this one's.
         self._graphed = GraphedNetwork(self, self._network) if cuda_graph else None
         expected = self.codec.channels if self.codec is not None else 2
@@ -187,7 +184,7 @@ class CMP(BaseModel):
         samples = list(data_samples) if data_samples else [FlowDataSample() for _ in image]
         flow = self.to_flow(output, size)
         bins = None
-        if self.codec is not None and self.predict_bins:
+        if self.codec is not None:
             finest = output if isinstance(output, Tensor) else output[0]
             bins = upsampled_bins(finest, self.codec, self.padded_size(image)).to(torch.int16)
         for index, sample in enumerate(samples):

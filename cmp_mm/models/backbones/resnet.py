@@ -30,7 +30,6 @@ class ResNet(MMCVResNet, BaseModule):
         bn_eval: keep the running statistics of the batch normalisation as they are.
         bn_frozen: with ``bn_eval``, freeze its weights and biases too.
         frozen_stages: stages up to this one are not trained; 0 is the stem alone, -1 none.
-        with_cp: recompute activations in the backward pass, to save memory; bottleneck blocks only.
         init_cfg: mmengine init config.
 
     Raises:
@@ -48,7 +47,6 @@ class ResNet(MMCVResNet, BaseModule):
         bn_eval: bool = False,
         bn_frozen: bool = False,
         frozen_stages: int = -1,
-        with_cp: bool = False,
         init_cfg: dict | list | None = None,
     ) -> None:
         if depth not in self.arch_settings:
@@ -78,7 +76,6 @@ class ResNet(MMCVResNet, BaseModule):
             frozen_stages=frozen_stages,
             bn_eval=bn_eval,
             bn_frozen=bn_frozen,
-            with_cp=with_cp,
         )
         self.depth = depth
         self.init_cfg = init_cfg

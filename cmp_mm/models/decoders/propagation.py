@@ -7,6 +7,9 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+# Of every convolution of a propagation net.
+WIDTH = 128
+
 
 class ConvBNReLU(nn.Sequential):
     """3x3 convolution with bias, batch normalisation, ReLU; the size stays.
@@ -80,13 +83,12 @@ class PropagationNets(BaseModule):
         in_channels: width of image and motion features together.
         combo: scales, in the order their outputs are concatenated.
         num_convs: convolutions of each net.
-        channels: width of each convolution.
 
     Raises:
         ValueError: ``combo`` is empty or holds something else than distinct positive integers.
     """
 
-    def __init__(self, in_channels: int, combo: Sequence[int], num_convs: int, channels: int = 128) -> None:
+    def __init__(self, in_channels: int, combo: Sequence[int], num_convs: int) -> None:
         super().__init__()
         combo = tuple(combo)
         if not combo or len(set(combo)) < len(combo) or any(not isinstance(s, int) or s < 1 for s in combo):
@@ -95,11 +97,11 @@ class PropagationNets(BaseModule):
             )
         self.in_channels = in_channels
         self.combo = combo
-        self.out_channels = channels * len(combo)
+        self.out_channels = WIDTH * len(combo)
         self.nets = nn.ModuleDict(
             {
                 f'scale{scale}': nn.Sequential(
-                    *(ConvBNReLU(channels if i else in_channels, channels) for i in range(num_convs))
+                    *(ConvBNReLU(WIDTH if i else in_channels, WIDTH) for i in range(num_convs))
                 )
                 for scale in combo
             }

@@ -13,7 +13,6 @@ class GuidanceEncoder(BaseModule):
     Args:
         stride: input pixels per pixel of the features, the image encoder's. The reference has 8 and 32;
             other multiples of 4 serve other backbones.
-        in_channels: 4: u, v, mask, mask. The paper counts one mask; its code feeds it twice.
         out_channels: width of the motion features.
         init_cfg: mmengine init config.
 
@@ -24,7 +23,6 @@ class GuidanceEncoder(BaseModule):
     def __init__(
         self,
         stride: int = 8,
-        in_channels: int = 4,
         out_channels: int = 16,
         init_cfg: dict | list | None = None,
     ) -> None:
@@ -35,9 +33,9 @@ class GuidanceEncoder(BaseModule):
                 f'got {stride!r}.'
             )
         self.stride = stride
-        self.out_channels = out_channels
         self.features = nn.Sequential(
-            nn.Conv2d(in_channels, 16, 5, stride=2, padding=2),
+            # u, v, mask, mask: the paper counts one mask; its code feeds it twice.
+            nn.Conv2d(4, 16, 5, stride=2, padding=2),
             nn.BatchNorm2d(16),
             nn.ReLU(inplace=True),
             nn.MaxPool2d(2),

@@ -26,7 +26,6 @@ class ConvNeck(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         self.in_channels = in_channels
-        self.out_channels = out_channels
         self.conv = nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
