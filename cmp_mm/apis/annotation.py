@@ -131,7 +131,7 @@ class PointAnnotator:
             held = static[inside] - (left, top)
         flows = self._pull(encoded, positive - (left, top), held)
         places = torch.from_numpy(positive - (left, top)).round().long().to(flows.device)
-        response = SCORES[self.method](flows, places, self.velocity).clamp(0, 1).cpu().numpy()
+        response = SCORES[self.method](flows, places).clamp(0, 1).cpu().numpy()
         score = np.zeros(size, np.float32)
         score[top:bottom, left:right] = response
         mask = score > self.threshold
@@ -179,13 +179,13 @@ class PointAnnotator:
         return self.inferencer.encode(crop, color_order='rgb', working_size=working)
 
 
-def _reference_score(flows: Tensor, positive: Tensor, velocity: float) -> Tensor:
+def _reference_score(flows: Tensor, positive: Tensor) -> Tensor:
     response = flows.abs().mean(dim=(0, 1))
     # A network that moves nothing must not have its noise blown up to a mask.
     return response / response.max().clamp(min=1e-3)
 
 
-def _aligned_score(flows: Tensor, positive: Tensor, velocity: float) -> Tensor:
+def _aligned_score(flows: Tensor, positive: Tensor) -> Tensor:
     directions = flows.new_tensor(DIRECTIONS)[:, :, None, None]
     along = (flows * directions).sum(dim=1).mean(dim=0).clamp(min=0)
     # A point's response is that around it: single pixels of an upsampled flow say little.
@@ -193,7 +193,7 @@ def _aligned_score(flows: Tensor, positive: Tensor, velocity: float) -> Tensor:
     return along / around[positive[:, 1], positive[:, 0]].mean().clamp(min=1e-3)
 
 
-SCORES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     'reference': _reference_score,
     'aligned': _aligned_score,
 }

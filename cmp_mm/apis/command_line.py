@@ -27,7 +27,7 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group('network')
     group.add_argument('--config', help='name or path of the config, where the checkpoint does not tell it')
     group.add_argument('--checkpoint', help=f'weights, own or of the reference; {HOW_TO_GET_WEIGHTS}')
-    group.add_argument('--device', help='such as cuda:1 (default: the first accelerator, else the CPU)')
+    group.add_argument('--device', help='such as cuda:1 (default: the first CUDA device, else the CPU)')
     group.add_argument(
         '--normalization', choices=NORMALIZATIONS[:2], default='reference', help='(default: %(default)s)'
     )

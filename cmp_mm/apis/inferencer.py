@@ -72,7 +72,8 @@ class CMPInferencer:
             takes the network from a checkpoint that tells it, as ours and the reference implementation's do.
         weights: checkpoint of this project or of the reference implementation. It is read as data:
             nothing in it is executed. A built `CMP` needs none.
-        device: such as 'cuda:1'; None is the first accelerator, else the CPU.
+        device: such as 'cuda:1'; None is a built network's own, else the first CUDA device,
+            else the CPU.
         normalization: what the network was trained on. 'reference': mean and standard deviation of the
             config, the published ones by default. 'minus_one_to_one': image / 255 * 2 - 1, which one family
             of video generators feeds. 'none': images are passed as they come, RGB.

@@ -2,7 +2,6 @@
 
 import os
 import struct
-import uuid
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
@@ -10,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
+
+from cmp_mm.flow.files import temporary_beside
 
 from .errors import InputError
 
@@ -28,7 +29,7 @@ def write_video(
     Args:
         frames: (H, W, 3) uint8 RGB, all of one size, at least one.
         path: .gif (endless; times are whole hundredths of a second) or .mp4 (H.264).
-        fps: frames per second, in (0, 240]; at most 50 for a gif, where viewers go no faster.
+        fps: frames per second, .001 to 240; .002 to 50 for a gif, where viewers go no faster.
         progress: show a bar.
         total: number of frames, for the bar.
 
@@ -42,8 +43,7 @@ def write_video(
     path = Path(path)
     suffix = check_video_path(path, fps)
     shown = tqdm(frames, desc=f'writing {path.name}', unit='frame', total=total, disable=not progress)
-    # The suffix stays the last part: encoders choose the container by it.
-    temporary = path.with_name(f'.{path.stem}.{os.getpid()}-{uuid.uuid4().hex[:8]}{suffix}')
+    temporary = temporary_beside(path)
     try:
         count = (_write_gif if suffix == '.gif' else _write_mp4)(_checked(shown), temporary, fps)
         os.replace(temporary, path)
@@ -94,14 +94,14 @@ def _checked(frames: Iterable[np.ndarray]) -> Iterable[np.ndarray]:
 
 
 def _write_gif(frames: Iterable[np.ndarray], path: Path, fps: float) -> int:
-    pictures = [Image.fromarray(frame).quantize(255, dither=Image.Dither.FLOYDSTEINBERG) for frame in frames]
+    pictures = [Image.fromarray(frame).quantize(255) for frame in frames]
     try:
         pictures[0].save(
             path,
             format='GIF',
             save_all=True,
             append_images=pictures[1:],
-            duration=max(20, round(100 / fps) * 10),
+            duration=round(100 / fps) * 10,
             loop=0,
         )
     except (struct.error, OverflowError):  # Pillow adds up times of equal frames, a gif counts in 16 bits

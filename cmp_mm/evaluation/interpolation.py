@@ -6,6 +6,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.interpolate import RBFInterpolator
 
+from cmp_mm.guidance.points import check_inside
+
 # Distances are computed for so many (pixel, point) pairs at a time: 16 MiB of float32.
 _BLOCK = 2**22
 
@@ -41,12 +43,7 @@ def interpolate_guidance(
     if len(points) == 0:
         return np.zeros((height, width, 2), np.float32)
     points = points.astype(np.int64)
-    outside = (points < 0).any(axis=1) | (points >= (height, width)).any(axis=1)
-    if outside.any():
-        row, column = points[outside][0].tolist()
-        raise ValueError(
-            f'guidance point (row {row}, column {column}) is outside the image of {height} x {width}'
-        )
+    check_inside(points, height, width)
     return INTERPOLATIONS[method](*_merge(points, vectors), height, width)
 
 

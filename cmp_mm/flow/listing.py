@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 
 from .files import JPG_SUFFIXES, SUFFIX_FORMATS
-from .formats import FLOW_FORMATS, FlowFormatError
+from .formats import FlowFormatError, check_format
 from .formats.kitti import SIGNATURE
 
 _KITTI_KIND = (16, 2)  # bits, and RGB
@@ -55,8 +55,8 @@ def find_flow_files(sources: Sequence[str | os.PathLike], fmt: str | None = None
         FileNotFoundError: a source is not there.
         FlowFormatError: a source is a file that is not named like a flow file.
     """
-    if fmt is not None and fmt not in FLOW_FORMATS:
-        raise ValueError(f'flow format {fmt!r} is unknown; expected one of {", ".join(FLOW_FORMATS)}')
+    if fmt is not None:
+        check_format(fmt)
     found: dict[tuple[Path, ...], FlowFile] = {}
     for source in map(Path, sources):
         if source.is_dir():

@@ -71,7 +71,7 @@ def forward_splat(image: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
     hole = winner < 0
     source = order.gather(1, winner.clamp(min=0))
     splatted = image.flatten(2).gather(2, source[:, None].expand(-1, channels, -1))
-    splatted = torch.where(hole[:, None], torch.zeros((), dtype=image.dtype, device=image.device), splatted)
+    splatted = splatted.masked_fill(hole[:, None], 0)
     return splatted.view_as(image), hole.view(batch, height, width)
 
 

@@ -19,7 +19,8 @@ class FlowDataSample(BaseDataElement):
         pred_bins: (2, H, W) int16, the most likely bin per axis, set by ``CMP.predict`` where the
             output is quantised.
 
-    Metainfo: ``img_path``, ``flow_path``, ``video``, ``ori_shape``, ``img_shape``, ``sample_idx``.
+    Metainfo: ``img_path``, ``flow_path``, ``video``, ``ori_shape``, ``img_shape``, ``sample_idx`` and, where
+    points are chosen on the device, ``guidance_seed``.
     """
 
     def pin_memory(self) -> 'FlowDataSample':

@@ -132,7 +132,7 @@ def test_bad_input_is_named():
     one, vector = np.array([[1, 1]]), np.ones((1, 2))
     with pytest.raises(ValueError, match="'cubic'.*nearest"):
         interpolate_guidance(one, vector, (4, 4), 'cubic')
-    with pytest.raises(ValueError, match=r'row 4, column 1.*4 x 6'):
+    with pytest.raises(ValueError, match=r'4 x 6.*row 4, column 1'):
         interpolate_guidance(np.array([[4, 1]]), vector, (4, 6), 'nearest')
     with pytest.raises(ValueError, match=r'\(1, 2\).*\(2, 2\)'):
         interpolate_guidance(one, np.ones((2, 2)), (4, 4), 'idw')

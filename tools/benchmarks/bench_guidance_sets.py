@@ -46,7 +46,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--size', type=int, default=384, help='of the image, pixels (default: %(default)s)')
     parser.add_argument('--batch-size', type=int, default=8, help='sets at a time (default: %(default)s)')
     parser.add_argument('--rounds', type=int, default=3, help='the two ways alternate (default: %(default)s)')
-    parser.add_argument('--device', help='(default: the first accelerator, else the CPU)')
+    parser.add_argument('--device', help='(default: the first CUDA device, else the CPU)')
     parser.add_argument('--json', type=Path, help='write the figures to this file too')
     return parser.parse_args(argv)
 

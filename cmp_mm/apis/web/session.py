@@ -16,7 +16,7 @@ from cmp_mm.visualization.drawing import enlarge, zoom_for
 
 from ..annotation import PointAnnotator
 from ..arrows import to_working_size
-from ..clicks import AnnotationSession, Clicks
+from ..clicks import POINT_KINDS, AnnotationSession, Clicks
 from ..command_line import png
 from ..errors import InputError, check_choice, input_warnings
 from ..guided_video import animate
@@ -24,10 +24,10 @@ from ..images import decode_image
 from ..inferencer import CMPInferencer, EncodedImage, flow_to_array
 from ..pictures import overlay_flow, overlay_mask
 from ..video_files import check_video_path, even_size, write_video
-from .zoomed import dots, enlarge_mask, on_zoomed
+from .zoomed import dots, on_zoomed
 
 ARROW_MODES = ('draw arrow', 'hold still', 'remove nearest')
-POINT_MODES = ('positive', 'static', 'remove nearest')
+POINT_MODES = (*POINT_KINDS, 'remove nearest')
 _STATIC_COLOUR = (255, 60, 60)
 _PENDING_COLOUR = (80, 230, 255)
 # Told apart on the picture; the object in work is the last one drawn, in the first colour.
@@ -312,7 +312,7 @@ class PageSession:
         """One line on the points, the finished objects and, if ``masked``, the mask in work."""
         if self.annotation is None:
             return 'Nothing is marked.'
-        counts = [len(self.annotation.points(kind)) for kind in POINT_MODES[:2]]
+        counts = [len(self.annotation.points(kind)) for kind in POINT_KINDS]
         made = self.annotation.mask() if masked else None
         area = '' if made is None else f', mask of {int(made.mask.sum())} pixels ({made.mask.mean():.1%})'
         finished = len(self.annotation.objects)
@@ -327,10 +327,10 @@ class PageSession:
             return picture
         for number, mask in enumerate(self.annotation.objects, 1):
             colour = _COLOURS[1:][(number - 1) % (len(_COLOURS) - 1)]
-            picture = overlay_mask(picture, enlarge_mask(mask, self.zoom), colour)
+            picture = overlay_mask(picture, enlarge(mask, self.zoom), colour)
         made = self.annotation.mask() if masked else None
         if made is not None:
-            picture = overlay_mask(picture, enlarge_mask(made.mask, self.zoom), _COLOURS[0])
+            picture = overlay_mask(picture, enlarge(made.mask, self.zoom), _COLOURS[0])
         picture = dots(picture, self.annotation.points('positive'), self.zoom)
         return dots(picture, self.annotation.points('static'), self.zoom, _STATIC_COLOUR)
 

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from ..annotation import SCORES
+from ..clicks import POINT_KINDS
 from ..errors import InputError
 from ..guided_video import HOLE_FILLINGS, MOTIONS
 from ..inferencer import CMPInferencer
@@ -283,7 +284,7 @@ def mask_tab(session: gr.State, inferencer: CMPInferencer, crop_size: int) -> Ta
     with gr.Tab('Masks', elem_id='mask-tab') as tab, gr.Row():
         with gr.Column(scale=2):
             mode = gr.Radio(
-                [(kind if kind in ARROW_MODES else f'add {kind}', kind) for kind in POINT_MODES],
+                [(f'add {mode}' if mode in POINT_KINDS else mode, mode) for mode in POINT_MODES],
                 value=POINT_MODES[0], label='A click will', elem_id='mask-mode',
             )  # fmt: skip
             canvas = _canvas('mask')

@@ -18,8 +18,3 @@ def dots(
     """Draw points, (P, 2) x, y in an image, on its picture ``zoom`` times larger; returns a new picture."""
     places = on_zoomed(points, zoom)
     return draw_arrows(picture, places[:, ::-1], np.zeros_like(places), colour=colour)
-
-
-def enlarge_mask(mask: np.ndarray, zoom: int) -> np.ndarray:
-    """(H, W) bool to (zoom * H, zoom * W), pixel by pixel."""
-    return mask.repeat(zoom, axis=0).repeat(zoom, axis=1)

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from ..files import read_flow
-from ..formats import FLOW_FORMATS
+from ..formats import check_format
 from ..geometry import resize_flow
 from .base import FlowEstimator
 
@@ -46,8 +46,8 @@ class PrecomputedFlow(FlowEstimator):
         self._root = Path(root)
         if not self._root.is_dir():
             raise NotADirectoryError(f'folder of precomputed flow is not there: {root}')
-        if fmt is not None and fmt not in FLOW_FORMATS:
-            raise ValueError(f'flow format {fmt!r} is unknown; expected one of {", ".join(FLOW_FORMATS)}')
+        if fmt is not None:
+            check_format(fmt)
         self._formats = [fmt] if fmt else list(LAYOUTS)
         self._bound = bound
 

@@ -37,7 +37,7 @@ def encode_flow(
         FlowFormatError: wrong shape or type, or unknown pixels in a jpg pair.
         ValueError: unknown format or bound that is not a positive number.
     """
-    _check_format(fmt)
+    check_format(fmt)
     flow, valid = check_flow(flow, valid)
     if fmt == 'jpg':
         return encode_jpg(flow, valid, check_bound(bound))
@@ -65,7 +65,7 @@ def decode_flow(
         FlowFormatError: the bytes are not a whole flow field of this format.
         ValueError: unknown format or bound that is not a positive number.
     """
-    _check_format(fmt)
+    check_format(fmt)
     if fmt == 'jpg':
         return decode_jpg(data, check_bound(bound))
     if not isinstance(data, (bytes, bytearray, memoryview)):
@@ -73,6 +73,7 @@ def decode_flow(
     return _DECODERS[fmt](bytes(data))
 
 
-def _check_format(fmt: str) -> None:
+def check_format(fmt: str) -> None:
+    """Raise ValueError unless it is the name of a flow format."""
     if fmt not in FLOW_FORMATS:
         raise ValueError(f'flow format {fmt!r} is unknown; expected one of {", ".join(FLOW_FORMATS)}')
