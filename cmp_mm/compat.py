@@ -1,4 +1,4 @@
-"""What today's torch, numpy and setuptools need of OpenMMLab's packages, and nothing else.
+"""What today's torch, numpy and setuptools need of OpenMMLab's packages, and what works here.
 
 ``install()`` runs at ``import cmp_mm`` and costs nothing there: it only puts two finders on
 ``sys.meta_path``, which act when one of the modules they know is imported later. So a downstream config

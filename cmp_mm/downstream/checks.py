@@ -3,13 +3,13 @@
 import importlib
 import importlib.util
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cmp_mm.compat import INSTALL_COMMANDS, installed_version, version_tuple
 from cmp_mm.datasets import AnnotationError
-from cmp_mm.engine.run_config import UsageError
+from cmp_mm.engine.run_config import UsageError, datasets_of
 
 # module: (distribution, first version, first version not taken)
 PACKAGES = {
@@ -114,18 +114,18 @@ def check_data(cfg: Mapping[str, Any], splits: tuple[str, ...] = ('train', 'val'
     Raises:
         FileNotFoundError: one is missing; with the layout expected in the data root.
     """
-    for split in splits:
-        loader = cfg.get(f'{split}_dataloader')
-        for dataset in _datasets(loader.get('dataset') if loader else None):
-            root, prefix = dataset.get('data_root'), dataset.get('data_prefix') or {}
-            parts = [dataset.get('ann_file'), *prefix.values()]
-            # mmpose's bbox_file and headbox_file are not relative to the root.
-            parts += [
-                os.path.abspath(value)
-                for key, value in dataset.items()
-                if key.endswith('_file') and key != 'ann_file' and isinstance(value, str) and value
-            ]
-            check_root(str(dataset.get('type', 'dataset')), root, dataset.get('split', split), parts)
+    for split, dataset in datasets_of(cfg, only_ours=False):
+        if split not in splits:
+            continue
+        root, prefix = dataset.get('data_root'), dataset.get('data_prefix') or {}
+        parts = [dataset.get('ann_file'), *prefix.values()]
+        # mmpose's bbox_file and headbox_file are not relative to the root.
+        parts += [
+            os.path.abspath(value)
+            for key, value in dataset.items()
+            if key.endswith('_file') and key != 'ann_file' and isinstance(value, str) and value
+        ]
+        check_root(str(dataset.get('type', 'dataset')), root, dataset.get('split', split), parts)
 
 
 def check_root(kind: str, root: str | None, split: str | None = 'train', parts: Iterable[Any] = ()) -> None:
@@ -192,16 +192,6 @@ def _layout(kind: str, root: str, parts: Sequence[str]) -> str:
     if kind == 'CocoDataset' and parts and not parts[0].startswith('annotations/'):
         should = ' and '.join(parts)
     return f'{os.path.normpath(root)} should hold {should}; ' if should else ''
-
-
-def _datasets(dataset: Any) -> Iterator[Mapping[str, Any]]:
-    """Every dataset config inside wrappers (ConcatDataset, RepeatDataset, ...)."""
-    if not isinstance(dataset, Mapping):
-        return
-    yield dataset
-    yield from _datasets(dataset.get('dataset'))
-    for part in dataset.get('datasets') or ():
-        yield from _datasets(part)
 
 
 def check_config(cfg: Mapping[str, Any], splits: tuple[str, ...] = ('train', 'val')) -> None:

@@ -119,7 +119,7 @@ def set_data_root(cfg: Config, root: str, splits: Sequence[str] = _SPLITS) -> No
     Raises:
         UsageError: a dataset has several sources, each with its own root.
     """
-    for split, dataset in _datasets(cfg, only_ours=False):
+    for split, dataset in datasets_of(cfg, only_ours=False):
         if split not in splits:
             continue
         if any('data_root' in source for source in dataset.get('sources') or ()):
@@ -192,7 +192,7 @@ def require_data(cfg: Config, splits: tuple[str, ...]) -> None:
     Raises:
         UsageError: names the file and how to make it.
     """
-    for split, dataset in _datasets(cfg):
+    for split, dataset in datasets_of(cfg):
         if split not in splits:
             continue
         for source in dataset.get('sources') or [dict(ann_file=dataset.get('ann_file'))]:
@@ -223,8 +223,8 @@ def require_one_codec(cfg: Config) -> None:
                 )
 
 
-def _datasets(cfg: Config, only_ours: bool = True) -> Iterator[tuple[str, dict]]:
-    """(split, config) of every ImageFlowDataset, or of all that have a root, also inside wrappers."""
+def datasets_of(cfg: Config, only_ours: bool = True) -> Iterator[tuple[str, dict]]:
+    """(split, config) of every ImageFlowDataset, or of every data set with a root, also inside wrappers."""
 
     def walk(node: Any) -> Iterator[dict]:
         if isinstance(node, dict):
