@@ -32,10 +32,16 @@ ruff check . || STYLE=bad
 ruff format --check . || STYLE=bad
 
 say 'Tests'
-REPORT=$(mktemp)
-trap 'rm -f "$REPORT"' EXIT
-# The report rather than the last line, which -q and colours change.
-python -m pytest --junit-xml "$REPORT" "$@"
+OWN=$(mktemp)
+trap 'rm -f "$OWN"' EXIT
+# What ran is read from a report, ours or the one asked for: -q and colours change the last line.
+REPORT=$OWN BEFORE=
+for ARGUMENT in "$@"; do
+    case "$BEFORE" in --junit-xml | --junitxml) REPORT=$ARGUMENT ;; esac
+    case "$ARGUMENT" in --junit-xml=* | --junitxml=*) REPORT=${ARGUMENT#*=} ;; esac
+    BEFORE=$ARGUMENT
+done
+python -m pytest --junit-xml "$OWN" "$@"
 if ! python - "$REPORT" <<'END'; then
 import sys
 from xml.etree import ElementTree

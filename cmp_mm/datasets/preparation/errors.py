@@ -33,11 +33,10 @@ class IncompleteError(PrepareError):
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether an error is the machine's (disk, network, memory, a GPU's too): another run may do better."""
+    """Whether an error is the machine's (disk, network, memory): another run may do better."""
     if isinstance(error, cv2.error):
         return getattr(error, 'code', None) == cv2.Error.StsNoMem
-    # torch's by its name: workers do without torch where their estimator does.
-    return isinstance(error, (OSError, MemoryError)) or type(error).__name__ == 'OutOfMemoryError'
+    return isinstance(error, (OSError, MemoryError))
 
 
 class SourceError(Exception):

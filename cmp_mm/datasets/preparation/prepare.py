@@ -187,6 +187,8 @@ def _prepare_share(
     def hear(source: Source, message: dict[str, Any]) -> None:
         if message['kind'] == 'died' and not message['attempts_left']:
             # What it got to is kept: often the machine was short of memory, or a disk hung.
+            with writing(store.out):
+                store.drop_temporary(source.name)
             fingerprint = fingerprint_of(source, store)[0]
             skip_video(source, store, message['reason'], fingerprint, retry=True, keep=True)
         bar.hear(source, message)

@@ -76,7 +76,9 @@ def natural_key(name: str) -> tuple:
 
 def list_frames(folder: str) -> list[str]:
     """Return the paths of a folder's frames in natural order; see `find_sources` for what is none."""
-    names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith('.')]
+    visible = (entry for entry in os.scandir(folder) if not entry.name.startswith('.'))
+    # As os.walk tells files and folders apart.
+    names = [entry.name for entry in visible if not entry.is_dir()]
     return [os.path.join(folder, name) for name in sorted(_frames_among(names, folder), key=natural_key)]
 
 

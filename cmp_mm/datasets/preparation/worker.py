@@ -102,7 +102,8 @@ class _Worker:
             # A library met something in this video that it does not expect: the others go on.
             traceback.print_exc()
             reason = f'cannot be prepared ({type(error).__name__}: {_one_line(error)})'
-            passing = is_passing(error)
+            # RuntimeError is what torch says of a device that failed or is full, whatever else it says it of.
+            passing = is_passing(error) or isinstance(error, RuntimeError)
             fingerprint = fingerprint_of(source, store)[0]
             return skip_video(source, store, reason, fingerprint, retry=passing, keep=passing)
 

@@ -106,8 +106,8 @@ def _render(
     if method == 'forkserver':
         context.set_forkserver_preload([write_clip.__module__])
     with ProcessPoolExecutor(min(workers, len(indices)), context, _begin_worker) as pool:
-        futures = {pool.submit(write_clip, out, index, settings): index for index in indices}
         try:
+            futures = {pool.submit(write_clip, out, index, settings): index for index in indices}
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BaseException:

@@ -60,6 +60,9 @@ def test_pictures_of_videos_are_no_frames(tmp_path):
     assert ('clips', 'frames') in [(source.label, source.kind) for source in find_sources([tmp_path / 'set'])]
     frames = list_frames(str(tmp_path / 'set' / 'clips'))
     assert [os.path.basename(frame) for frame in frames] == ['1.jpg', '2.jpg'], 'and thumbnails are none'
+    # A folder is no video, whatever its name.
+    (tmp_path / 'set' / 'clips' / '1.avi').mkdir()
+    assert list_frames(str(tmp_path / 'set' / 'clips')) == frames
 
 
 def test_flow_kept_as_pictures_is_no_video(tmp_path):

@@ -62,6 +62,7 @@ def test_an_estimator_that_cannot_be_built_stops_everything_in_one_line(ask, mon
     [
         (MemoryError(), True),
         (torch.OutOfMemoryError('CUDA out of memory.'), True),
+        (RuntimeError('CUDA error: unspecified launch failure'), True),
         (OSError(errno.EIO, 'Input/output error'), True),
         (ZeroDivisionError(), False),
     ],
