@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shutil
 import sys
 from argparse import Namespace
@@ -175,8 +176,13 @@ def test_other_labels_are_another_run(tool, tmp_path):
     dataset = dict(data_root=str(tmp_path), data_prefix=dict(seg_map_path='masks'), ann_file='')
     cfg = Config(dict(train_dataloader=dict(dataset=dict(type='RepeatDataset', dataset=dataset))))
     first = tool.fingerprint(cfg, 'random')
+    os.utime(tmp_path / 'masks' / 'a.png', ns=(1, 1))  # as a copy of it has another
     tool.contents.cache_clear()
     assert tool.fingerprint(cfg, 'random') == first
+    (tmp_path / 'masks' / 'a.png').write_bytes(b'2')
+    tool.contents.cache_clear()
+    assert tool.fingerprint(cfg, 'random') != first
+    (tmp_path / 'masks' / 'a.png').write_bytes(b'1')
     (tmp_path / 'masks' / b'\xe4.png'.decode(errors='surrogateescape')).write_bytes(b'1')
     tool.contents.cache_clear()
     assert tool.fingerprint(cfg, 'random') != first
@@ -200,6 +206,21 @@ def test_other_files_of_a_small_set_are_another_run(tool, need, tmp_path, task):
             (tmp_path / 'data' / 'out').mkdir(exist_ok=True)
             (tmp_path / 'data' / 'out' / 'a.png').write_bytes(content)
     assert prints[0] == prints[1] != prints[2] == prints[3]
+
+
+@pytest.mark.parametrize('place', [0, 40, -1])
+def test_any_byte_of_annotations_and_both_ends_of_images_count(tool, tmp_path, monkeypatch, place):
+    monkeypatch.setattr(tool, 'READ_OF_ENDS', 10)
+    data = bytearray(100)
+    file = tmp_path / 'images' / 'a.jpg'
+    file.parent.mkdir()
+    file.write_bytes(data)
+    in_folder, named = tool.contents(str(file.parent)), tool.contents(str(file))
+    data[place] = 1
+    file.write_bytes(data)
+    tool.contents.cache_clear()
+    assert tool.contents(str(file)) != named
+    assert (tool.contents(str(file.parent)) != in_folder) is (place != 40)
 
 
 def test_another_file_is_another_run(tool, tmp_path):

@@ -51,6 +51,7 @@ METRICS = {'mmseg': 'mIoU', 'mmpose': 'coco/AP', 'mmdet': 'coco/segm_mAP'}
 # Backbones freeze by number of stages; these are all of them.
 ALL_STAGES = {'cmp_mm.AlexNetFCN': 7, 'cmp_mm.ResNet': 4, 'ResNet': 4}
 NAMED = ('random', 'imagenet', 'cmp')
+READ_OF_ENDS = 2**16  # bytes
 
 
 def parse_args() -> argparse.Namespace:
@@ -252,14 +253,26 @@ def data_paths(cfg: Config) -> list[str]:
 
 @functools.cache
 def contents(path: str, without: Path | None = None) -> str:
-    """Names, sizes and times of change of the files at or below ``path``, but those below ``without``."""
-    files = [path] if os.path.isfile(path) else [str(file) for file in sorted(Path(path).rglob('*'))]
+    """Names, sizes and digests of the files at or below ``path``, but those below ``without``.
+
+    Times of change are no part of it: data laid out anew is the same. A file that
+    ``path`` names is read whole, those in a folder at both ends, which is all of most masks.
+    """
+    whole = os.path.isfile(path)
+    files = [path] if whole else [str(file) for file in sorted(Path(path).rglob('*'))]
     if without is not None:
         files = [
             file for file in files if not os.path.abspath(file).startswith(f'{without.absolute()}{os.sep}')
         ]
-    statuses = ((os.path.relpath(file, path), os.stat(file)) for file in files if os.path.isfile(file))
-    return '\n'.join(f'{name} {status.st_size} {status.st_mtime_ns}' for name, status in statuses)
+    lines = []
+    for file in filter(os.path.isfile, files):
+        size = os.path.getsize(file)
+        with open(file, 'rb') as data:
+            digest = hashlib.sha256(data.read() if whole else data.read(READ_OF_ENDS))
+            data.seek(max(data.tell(), size - READ_OF_ENDS))
+            digest.update(data.read())
+        lines.append(f'{os.path.relpath(file, path)} {size} {digest.hexdigest()}')
+    return '\n'.join(lines)
 
 
 def train(cfg: Config, folder: Path, prefix: str) -> None:
