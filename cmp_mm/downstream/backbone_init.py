@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from cmp_mm.engine.checkpoint_loading import CheckpointError, compare_keys, state_dict_of
 from cmp_mm.flow.estimators.raft import install_command
+from cmp_mm.models.backbones.resnet import zero_last_norms
 from cmp_mm.registry import WEIGHT_INITIALIZERS
 
 from .checks import PackageError
@@ -159,11 +160,7 @@ def initialize_randomly(module: nn.Module) -> None:
     """What mmseg, mmpose and mmdet do to a ResNet without a checkpoint, for any backbone."""
     initialize(module, RANDOM_INIT)
     if getattr(module, 'zero_init_residual', False):
-        for block in module.modules():
-            last = getattr(block, 'norm3', None) or getattr(block, 'norm2', None)
-            if last is not None and hasattr(block, 'conv1'):
-                nn.init.zeros_(last.weight)
-                nn.init.zeros_(last.bias)
+        zero_last_norms(module)
 
 
 def keep_parts(module: nn.Module) -> None:

@@ -98,9 +98,10 @@ def test_each_seed_has_its_own_labelled_images(tool, need, tmp_path):
         assert cfg.train_dataloader.dataset.indices == indices and 'labelled_draws' not in cfg
 
 
-def test_a_frozen_random_resnet_is_more_than_its_stem(tool, need):
+@pytest.mark.parametrize('network', ['r50', 'r18-3stages'])  # mmseg's class and cmp_mm's
+def test_a_frozen_random_resnet_is_more_than_its_stem(tool, need, network):
     need('mmseg')
-    config = CONFIGS / 'cmp_fcn_r50-d8_1xb8-1k_camvid-160x160.py'
+    config = CONFIGS / f'cmp_fcn_{network}-d8_1xb8-1k_camvid-160x160.py'
     cfg = tool.make_config(arguments(config), 'random', 0, 'frozen')
     assert cfg.model.backbone.zero_init_residual is False
 

@@ -100,6 +100,44 @@ def test_frozen_stages_get_no_gradient():
     assert frozen == {'conv1', 'bn1', 'layer1'}
 
 
+KAIMING = [dict(type='Kaiming', layer='Conv2d'), dict(type='Constant', val=1, layer='BatchNorm2d')]
+
+
+@pytest.mark.parametrize('depth', [18, 50])
+@pytest.mark.parametrize('init_cfg', [None, KAIMING, dict(type='cmp_mm.BackboneInit', source='random')])
+def test_zero_init_residual_begins_as_the_shortcuts(depth, init_cfg):
+    images, outputs = torch.randn(2, 3, 32, 32), []
+    for zero in (True, False):
+        network = ResNet(depth, zero_init_residual=zero, init_cfg=init_cfg)
+        network.init_weights()
+        network.eval()
+        x = network.maxpool(network.relu(network.bn1(network.conv1(images))))
+        for name in network.res_layers:
+            for block in getattr(network, name):
+                shortcut = block.downsample if block.downsample is not None else nn.Identity()
+                x = torch.relu(shortcut(x))
+        outputs.append(torch.equal(network(images)[0], x))
+    assert outputs == [True, False]
+
+
+def test_zero_init_residual_keeps_what_is_trained_and_what_is_loaded(tmp_path):
+    trained = ResNet(18, zero_init_residual=True, init_cfg=KAIMING)
+    trained.init_weights()
+    for parameter in trained.parameters():
+        nn.init.uniform_(parameter)
+    state = {name: value.clone() for name, value in trained.state_dict().items()}
+    torch.save(dict(state_dict=state, meta={}), tmp_path / 'w.pth')
+    again = [trained]
+    for start in (
+        dict(type='Pretrained', checkpoint=str(tmp_path / 'w.pth')),
+        dict(type='cmp_mm.BackboneInit', source=str(tmp_path / 'w.pth')),
+    ):
+        again.append(ResNet(18, zero_init_residual=True, init_cfg=start))
+    for network in again:
+        network.init_weights()
+        assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+
+
 @pytest.mark.parametrize('backbone', [AlexNetFCN, ResNet])
 def test_pretrained_weights_load_by_prefix(backbone, tmp_path):
     kwargs = dict(depth=18) if backbone is ResNet else {}

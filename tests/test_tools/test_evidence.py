@@ -94,6 +94,16 @@ def test_recipes_differ_in_what_they_say(tools, tmp_path):
         assert cfg.train_cfg.max_iters == cfg.param_scheduler[1].end == 12
 
 
+def test_blocks_at_zero_need_a_resnet(tools, tmp_path):
+    recipes = tools['recipes']
+    recipe = recipes.RECIPES['cmp-zero-kaiming']
+    for backbone in ('resnet18', 'resnet50'):
+        cfg = recipes.pretraining_config(recipe, tmp_path, recipes.Scale(), backbone=backbone)
+        assert cfg.model.backbone.zero_init_residual is True
+    with pytest.raises(ValueError, match='needs a ResNet; the backbone is AlexNetFCN'):
+        recipes.pretraining_config(recipe, tmp_path, recipes.Scale(), backbone='alexnet')
+
+
 def test_turned_motion_is_what_guidance_is_sampled_from(tools, tmp_path):
     recipes = tools['recipes']
     recipe = recipes.RECIPES['cmp-augmented-kaiming']

@@ -155,7 +155,7 @@ def freeze(cfg: Config) -> None:
     backbone = cfg.model.backbone
     if backbone.type not in ALL_STAGES:
         raise ValueError(f'--frozen knows {", ".join(ALL_STAGES)}; the backbone is {backbone.type}')
-    if backbone.type == 'ResNet':
+    if backbone.type != 'cmp_mm.AlexNetFCN':
         # Zeros at the end of each block would stay there, and a random backbone be its stem and shortcuts.
         backbone.zero_init_residual = False
     backbone.frozen_stages = min(ALL_STAGES[backbone.type], backbone.get('num_stages', 7))

@@ -5,10 +5,20 @@ from collections.abc import Sequence
 from mmcv.cnn import ResNet as MMCVResNet
 from mmcv.cnn.resnet import BasicBlock
 from mmengine.model import BaseModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from cmp_mm.registry import MODELS
+
+
+def zero_last_norms(network: nn.Module) -> None:
+    """Set the last batch normalisation of every residual block to zero, of mmcv's and of mmseg's blocks."""
+    for block in network.modules():
+        names = ('norm3', 'bn3', 'norm2', 'bn2')
+        last = next((getattr(block, name) for name in names if getattr(block, name, None) is not None), None)
+        if last is not None and hasattr(block, 'conv1'):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
 
 @MODELS.register_module()
@@ -30,6 +40,9 @@ class ResNet(MMCVResNet, BaseModule):
         bn_eval: keep the running statistics of the batch normalisation as they are.
         bn_frozen: with ``bn_eval``, freeze its weights and biases too.
         frozen_stages: stages up to this one are not trained; 0 is the stem alone, -1 none.
+        zero_init_residual: start the last batch normalisation of each block at zero, so that a deep network
+            begins as its shortcuts (Goyal et al. 2017, section 5.1). mmseg's, mmpose's and mmdet's own
+            ResNets do so where they start at random.
         init_cfg: mmengine init config.
 
     Raises:
@@ -47,6 +60,7 @@ class ResNet(MMCVResNet, BaseModule):
         bn_eval: bool = False,
         bn_frozen: bool = False,
         frozen_stages: int = -1,
+        zero_init_residual: bool = False,
         init_cfg: dict | list | None = None,
     ) -> None:
         if depth not in self.arch_settings:
@@ -80,6 +94,7 @@ class ResNet(MMCVResNet, BaseModule):
         self.depth = depth
         self.init_cfg = init_cfg
         self.out_stem = out_stem
+        self.zero_init_residual = zero_init_residual
         for block in self.modules():
             if isinstance(block, BasicBlock):
                 block.conv2.dilation = (block.dilation, block.dilation)
@@ -89,7 +104,13 @@ class ResNet(MMCVResNet, BaseModule):
 
     def init_weights(self) -> None:
         """Follow ``init_cfg``; mmcv's own version would overwrite what the parent module has set."""
+        is_first = not self.is_init
         BaseModule.init_weights(self)
+        entries = self.init_cfg if isinstance(self.init_cfg, (list, tuple)) else [self.init_cfg]
+        loads = any(entry and entry.get('type') == 'Pretrained' for entry in entries)
+        # BackboneInit turns it off where it loads.
+        if is_first and self.zero_init_residual and not loads:
+            zero_last_norms(self)
 
     def train(self, mode: bool = True) -> 'ResNet':
         """As ``nn.Module.train``, with what ``bn_eval`` and ``frozen_stages`` keep out of it."""

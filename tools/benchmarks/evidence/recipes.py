@@ -115,6 +115,17 @@ def _kaiming(cfg: Config) -> None:
     ]
 
 
+def _zero_init(cfg: Config) -> None:
+    # What mmseg's, mmpose's and mmdet's own ResNets start from.
+    _kaiming(cfg)
+    kind = cfg.model.backbone.type
+    if kind != 'ResNet':
+        raise ValueError(
+            f'a recipe that starts residual blocks at zero needs a ResNet; the backbone is {kind}'
+        )
+    cfg.model.backbone.zero_init_residual = True
+
+
 def _augmented(cfg: Config) -> None:
     # The image no longer says which way or how fast things move, only what moves together.
     cfg.train_dataloader.dataset.pipeline[5:5] = [
@@ -147,6 +158,9 @@ RECIPES = {
     'cmp-kaiming': Recipe('CMP, the same, Kaiming initialisation of the backbone', _kaiming),
     'cmp-prior-kaiming': Recipe(
         'CMP, the same, and a bias that starts at how often each bin occurs', _both(_kaiming, _prior)
+    ),
+    'cmp-zero-kaiming': Recipe(
+        'CMP, Kaiming initialisation of the backbone, the last norm of each block at zero', _zero_init
     ),
     'walker-kaiming': Recipe('Walker, Kaiming initialisation of the backbone', _both(_walker, _kaiming)),
     'cmp-4-kaiming': Recipe(
