@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 import torch
 
-from cmp_mm.apis import AnnotationSession, Clicks, InputError, PointAnnotator, overlay_flow, overlay_mask
+from cmp_mm.apis import (
+    AnnotationSession,
+    Clicks,
+    EncodedImage,
+    InputError,
+    PointAnnotator,
+    overlay_flow,
+    overlay_mask,
+)
 from cmp_mm.flow import flow_to_rgb
 
 
@@ -250,3 +258,66 @@ def test_overlays_have_the_colours_of_the_flow_and_the_one_asked_for(discs):
     np.testing.assert_array_equal(drawn[mask], flow_to_rgb(flow, 6.0)[mask])
     tinted = overlay_mask(image, mask, (10, 20, 240), opacity=1.0)
     assert tinted[30, 30].tolist() == [10, 20, 240]
+
+
+def test_the_enlarged_square_gives_the_flow_of_its_own_picture(inferencer, image):
+    made = PointAnnotator(inferencer, image, zoom_factor=2, crop_size=40, color_order='rgb').mask(
+        [(20, 20), (26, 24)]
+    )
+    top, left, bottom, right = made.box
+    ratio = (right - left) / 40
+    crop = inferencer.encode(image[top:bottom, left:right], color_order='rgb', working_size=(40, 40))
+    arrows = [(x - left, y - top, 10 * ratio, 0) for x, y in ((20, 20), (26, 24))]
+    wanted = inferencer.propagate(crop, arrows)[0].permute(1, 2, 0).numpy() / ratio
+    np.testing.assert_allclose(made.flows[0], wanted, atol=1e-3)
+
+
+def test_points_between_pixels_go_to_the_nearest(rigid, discs):
+    PointAnnotator(rigid, discs[0], color_order='rgb').mask([(30.6, 29.3)])
+    assert rigid.asked[0][0, :2].tolist() == [31, 29]
+
+
+def test_aligned_measures_by_the_response_around_the_points(by_hand, discs):
+    first, second = map(torch.from_numpy, discs[1])
+
+    def flow(arrows, size):
+        pull, moved = arrows[-1, 2:], torch.zeros(2, *size)
+        moved[:, first] = pull[:, None]
+        moved[:, second] = 3 * pull[:, None]  # another, faster object
+        moved[:, 30, 30] = 4 * pull  # one odd pixel
+        return moved
+
+    annotator = PointAnnotator(by_hand(flow), discs[0], method='aligned', color_order='rgb')
+    np.testing.assert_array_equal(annotator.mask([(30, 30)]).mask, discs[1][0])
+
+
+@pytest.mark.parametrize('method', ['reference', 'aligned'])
+def test_noise_is_not_blown_up_to_a_mask(by_hand, discs, method):
+    noise = torch.rand(80, 110, generator=torch.Generator().manual_seed(0))
+    faint = by_hand(lambda arrows, size: 1e-6 * noise * arrows[-1, 2:].view(2, 1, 1))
+    made = PointAnnotator(faint, discs[0], method=method, color_order='rgb').mask([(30, 30)])
+    assert not made.mask.any() and made.score.max() < 0.05
+
+
+def test_the_square_holds_its_points_and_fits_the_image(rigid, discs):
+    annotator = PointAnnotator(rigid, discs[0], zoom_factor=1, crop_size=64, color_order='rgb')
+    assert annotator.mask([(20, 20), (50, 20)]).box == (4, 18, 37, 51)
+    annotator.zoom_factor = 4
+    assert annotator.mask([(50, 40), (51, 40)]).box == (32, 42, 48, 58)
+    annotator.zoom_factor = 3
+    assert annotator.mask([(10, 40), (40, 40)]).box == (0, 0, 80, 90)
+
+
+def test_the_nearest_is_nearest_in_both_directions():
+    clicks = Clicks((50, 100))
+    for place in ((10, 10), (12, 40), (40, 12)):
+        clicks.add(*place)
+    assert clicks.remove_nearest(13, 12) == (10, 10) and clicks.remove_nearest(39, 38) == (40, 12)
+
+
+def test_the_pull_is_in_pixels_of_the_working_size_on_both_axes(rigid, discs):
+    encoded = EncodedImage((torch.zeros(1),), (80, 110), (160, 55))
+    annotator = PointAnnotator(rigid, discs[0], velocity=8, color_order='rgb', encoded=encoded)
+    made = annotator.mask([(30, 30)])
+    assert [one[0, 2:].tolist() for one in rigid.asked] == [[16, 0], [0, 4], [-16, 0], [0, -4]]
+    assert made.flows[:2, 30, 30].tolist() == [[8, 0], [0, 8]]

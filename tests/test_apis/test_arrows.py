@@ -163,3 +163,8 @@ def test_any_nesting_of_anything_is_read_or_refused(arrows):
             assert '\n' not in str(error)
         else:
             assert all(one.shape[1] == 4 and one.isfinite().all() for one in sets)
+
+
+def test_places_between_pixels_go_to_the_nearest():
+    (one,) = parse_arrows([(3.6, 4.4, 1, 2), (9.2, 7.7, 3, 4)], SIZE)
+    assert draw_guidance(to_working_size(one, SIZE, SIZE), SIZE)[2].nonzero().tolist() == [[4, 4], [8, 9]]

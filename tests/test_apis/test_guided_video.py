@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from cmp_mm.apis import CMPInferencer, InputError, animate, write_video
-from cmp_mm.apis.guided_video import fill_holes
+from cmp_mm.apis.guided_video import fill_holes, splat_frame
 from cmp_mm.registry import MODELS
 
 
@@ -267,3 +267,43 @@ def test_steps_follow_the_flow_where_a_pixel_has_come_to(by_hand):
     frames = list(animate(network, image, [(8, 5, 8, 0)], num_frames=3, motion='stepwise', color_order='rgb'))
     assert (frames[1][5, 12] == 255).all() and (frames[2][6, 12] == 255).all()
     np.testing.assert_array_equal(shown, frames[:2])
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(arrows=[(9, 9, 6, 3)], num_frames=2),
+        dict(arrows=[(9, 9, 6, 3)], num_frames=2, motion='stepwise'),
+        dict(trajectories=[[(9, 9), (15, 12)]]),
+    ],
+)
+def test_the_network_sees_the_colours_as_they_are(inferencer, image, options):
+    def frame(order):
+        return splat_frame(image, inferencer.propagate(image, [(9, 9, 6, 3)], color_order=order)[0])
+
+    wanted = frame('rgb')
+    assert (frame('bgr') != wanted).any()
+    for given, more in (
+        (image, dict(color_order='rgb')),
+        (image[..., ::-1], dict(color_order='bgr')),
+        (image / 255, dict(color_order='rgb', value_range=(0, 1))),
+    ):
+        np.testing.assert_array_equal(list(animate(inferencer, given, **options, **more))[1], wanted)
+
+
+@pytest.mark.parametrize('arrow', [(50, 5, 22, 0), (5, 40, 0, 10), (10, 5, -22, 0), (5, 5, 0, -12)])
+def test_an_arrow_may_leave_by_every_side(by_hand, image, arrow):
+    network = by_hand(shift)
+    frames = list(animate(network, image, [arrow], num_frames=3, motion='stepwise', color_order='rgb'))
+    assert len(frames) == 3 and len(network.asked) == 1
+
+
+def test_holes_take_the_nearest_pixel_and_are_filled_unless_asked(by_hand):
+    picture = np.full((4, 12, 3), 10, np.uint8)
+    picture[:, 8:] = 200
+    hole = np.zeros((4, 12), bool)
+    hole[:, 4:8] = True
+    filled = fill_holes(picture * ~hole[..., None], hole, 'nearest')
+    assert (filled[:, 4:6] == 10).all() and (filled[:, 6:8] == 200).all()
+    frames = list(animate(by_hand(shift), picture, [(1, 1, 3, 0)], num_frames=2, color_order='rgb'))
+    assert frames[1].all()

@@ -326,3 +326,67 @@ def test_each_of_several_sets_has_its_own_factor_and_the_longest_is_told(inferen
     inferencer.out_of_range = 'error'
     with pytest.raises(InputError, match='component of 200 px'):
         inferencer.propagate(encoded, sets)
+
+
+def test_arrows_that_meet_are_dealt_with_as_asked(make_inferencer, image):
+    meet = [(10, 20, 8.0, 0.0), (10, 20, 0.0, 4.0)]
+    for options, vector in (
+        ({}, (0, 4)),
+        (dict(collisions='last'), (0, 4)),
+        (dict(collisions='mean'), (4, 2)),
+    ):
+        one = make_inferencer(**options)
+        torch.testing.assert_close(
+            one.propagate(image, meet, color_order='rgb'),
+            one.propagate(image, [(10, 20, *vector)], color_order='rgb'),
+        )
+    strict = make_inferencer(collisions='error')
+    with pytest.raises(InputError, match='same pixel'):
+        strict.propagate(strict.encode(image, 'rgb'), meet)
+    # These meet at the working size alone.
+    with pytest.raises(InputError, match='same pixel'):
+        make_inferencer(collisions='error', working_size=16).check_arrows(
+            (45, 61), torch.tensor([(9.0, 20, 1, 0), (10.0, 20, 2, 0)])
+        )
+
+
+def test_flow_of_the_working_size_comes_back_to_its_place(inferencer, monkeypatch):
+    def ramp(output, size):
+        y, x = torch.meshgrid(*(torch.arange(s) + 0.5 for s in size), indexing='ij')
+        return torch.stack([x, y])[None].expand(len(output), -1, -1, -1)
+
+    monkeypatch.setattr(inferencer.model, 'to_flow', ramp)
+    image = np.zeros((40, 60, 3), np.uint8)
+    flow = inferencer.propagate(image, [(9, 9, 1, 1)], color_order='rgb', working_size=(20, 30))
+    torch.testing.assert_close(flow[0, 0, 5, 2:-2], torch.arange(60)[2:-2] + 0.5)
+    torch.testing.assert_close(flow[0, 1, 2:-2, 5], torch.arange(40)[2:-2] + 0.5)
+
+
+def test_a_shrunk_image_is_averaged(make_inferencer, monkeypatch):
+    inferencer, seen = make_inferencer(normalization='none'), []
+    encode = inferencer.model.encode_image
+    monkeypatch.setattr(
+        inferencer.model, 'encode_image', lambda planes: seen.append(planes) or encode(planes)
+    )
+    stripes = torch.zeros(3, 48, 96)
+    stripes[..., 1::2] = 1
+    inferencer.encode(stripes, working_size=(16, 32))
+    assert (seen[0][..., 4:-4] - 0.5).abs().max() < 0.1  # sampled: 0 and 1 in turn
+
+
+def test_a_network_of_raw_flow_has_no_limit(tiny_config, image):
+    model = copy.deepcopy(tiny_config.model.to_dict())
+    model.update(codec=None, loss=dict(type='SmoothL1FlowLoss'))
+    model['decoder']['out_channels'] = 2
+    inferencer = CMPInferencer(MODELS.build(model))
+    assert inferencer.max_vector is None
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        for inferencer.out_of_range in ('warn', 'clip', 'rescale', 'error'):
+            flow = inferencer.propagate(image, [(10, 20, 200.0, 0.0)], color_order='rgb')
+            assert flow.shape == (1, 2, 45, 61)
+
+
+def test_an_encoded_image_holds_no_graph(tiny_config, image):
+    inferencer = CMPInferencer(MODELS.build(tiny_config.model))
+    assert not any(one.requires_grad for one in inferencer.encode(image, 'rgb').features)

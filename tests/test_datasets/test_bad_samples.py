@@ -203,3 +203,12 @@ def test_odd_content_gives_finite_samples(pair_set, pipeline):
     assert samples[1].gt_valid.any() and (samples[1].guidance_vectors > 0).all()
     assert (samples[2].guidance_vectors == 0).all()
     assert samples[3].ori_shape == (1, 1)
+
+
+def test_by_default_one_in_a_hundred_may_be_bad(pair_set, pipeline):
+    ann_file = pair_set()
+    for number in (1, 4):
+        break_frame(ann_file, number)
+    dataset = ImageFlowDataset(ann_file=str(ann_file), pipeline=pipeline)
+    with pytest.raises(TooManyBadSamplesError, match='max_bad_share = 0.01'):
+        [dataset[index] for index in range(6)]

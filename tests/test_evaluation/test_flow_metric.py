@@ -184,3 +184,19 @@ def test_bad_input_is_named():
     sample['pred_flow'] = sample['pred_flow'][:, :3]
     with pytest.raises(ValueError, match=r'\(2, 3, 6\).*\(2, 6, 6\)'):
         FlowMetric().process(None, [sample])
+
+
+def test_outliers_are_over_three_pixels_and_over_five_percent():
+    sample = dict(gt_flow=torch.zeros(2, 1, 5), pred_flow=torch.zeros(2, 1, 5))
+    sample['gt_flow'][0] = torch.tensor([100.0, 100, 0, 0, 60])
+    sample['pred_flow'][0] = torch.tensor([106.0, 104, 3, 3.1, 63])
+    assert evaluate(FlowMetric(baselines=()), [sample])['cmp/fl'] == 40
+
+
+def test_interpolations_of_another_target_or_mask_are_others():
+    first, second = (make_sample(seed, 8, 8, count=0) for seed in (0, 1))
+    third = {**first, 'gt_valid': ~first['gt_valid']}
+    metric = FlowMetric()
+    evaluate(metric, [first])
+    for other in (second, third):
+        assert evaluate(metric, [other]) == evaluate(FlowMetric(), [other])

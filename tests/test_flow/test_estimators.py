@@ -271,3 +271,14 @@ def test_precomputed_refuses(tmp_path):
         build_flow_estimator('precomputed', root=tmp_path / 'nowhere')
     with pytest.raises(ValueError, match="'exr'"):
         build_flow_estimator('precomputed', root=root, fmt='exr')
+
+
+def test_raft_s_padding_repeats_the_rim(raft_weights):
+    estimator = build_flow_estimator('raft', model='small', weights=raft_weights, device='cpu')
+    seen = []
+    estimator._network = lambda first, second, num_flow_updates: seen.append(first) or [first[:, :2]]
+    estimator(*frames(131, 150))
+    (padded,) = seen
+    assert padded.shape[-2:] == (136, 152)
+    assert torch.equal(padded[..., :131, 150:], padded[..., :131, 149:150].expand(-1, -1, -1, 2))
+    assert torch.equal(padded[..., 131:, :150], padded[..., 130:131, :150].expand(-1, -1, 5, -1))

@@ -140,3 +140,7 @@ def test_map_takes_empty_lists_and_whole_floats_only():
         guidance_map([[1.5, 2.0]], [[3, 4]], (4, 4))
     with pytest.raises(ValueError, match='whole pixels'):
         guidance_map([[np.nan, 2.0]], [[3, 4]], (4, 4))
+
+
+def test_of_two_vectors_at_one_point_the_later_counts():
+    assert guidance_map([[1, 1], [1, 1]], [[1, 2], [3, 4]], (3, 3))[1, 1].tolist() == [3, 4, 1, 1]

@@ -202,7 +202,7 @@ def test_one_far_edge(size):
     """Distances as long as the image, and a single basin."""
     flow = np.zeros((*size, 2), dtype=np.float32)
     flow[:2, :2] = 5
-    for kernel_size in (15, 1001):
+    for kernel_size in (15, 81, 129, 1001):
         np.testing.assert_array_equal(
             watershed_candidates(flow, kernel_size), watershed_candidates_reference(flow, kernel_size)
         )

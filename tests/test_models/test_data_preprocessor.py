@@ -194,3 +194,11 @@ def test_guidance_on_the_device_has_no_limit_by_default():
     batch = dict(inputs=dict(image=[torch.zeros(3, 40, 48, dtype=torch.uint8)]), data_samples=[sample])
     out = FlowDataPreprocessor(guidance=dict(strategies=[dict(type='grid', stride=16)]))(batch)
     assert out['inputs']['guidance'][0, 2].sum() == 9
+
+
+def test_a_point_chosen_twice_is_one_point():
+    sample = FlowDataSample(
+        guidance_points=torch.tensor([[2, 3], [2, 3]]), guidance_vectors=torch.tensor([[5.0, -1], [5, -1]])
+    )
+    batch = dict(inputs=dict(image=[torch.zeros(3, 8, 10, dtype=torch.uint8)]), data_samples=[sample])
+    assert FlowDataPreprocessor()(batch)['inputs']['guidance'][0, :, 2, 3].tolist() == [5, -1, 1, 1]

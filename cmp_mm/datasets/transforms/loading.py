@@ -23,7 +23,7 @@ class LoadImage(BaseTransform):
         backend_args: mmengine file backend for samples that bring none.
 
     Raises:
-        BadSampleError: the file cannot be read, or is not a whole image.
+        BadSampleError: the file cannot be read, is not a whole image, or differs in size from ``flow``.
     """
 
     def __init__(self, backend_args: dict | None = None) -> None:
@@ -42,6 +42,7 @@ class LoadImage(BaseTransform):
         if img is None or img.shape[:2] != size:
             raise BadSampleError(f'image {path} cannot be decoded')
         results.update(img=img, ori_shape=size, img_shape=size)
+        _check_sizes(results)
         return results
 
     def __repr__(self) -> str:
@@ -77,16 +78,24 @@ class LoadFlow(BaseTransform):
             flow, valid = decode_flow(data if is_pair else data[0], fmt, results['flow_bound'])
         except FlowFormatError as error:
             raise BadSampleError(f'flow {name} cannot be decoded: {error}') from None
-        if 'img' in results and flow.shape[:2] != results['img'].shape[:2]:
-            height, width = results['img'].shape[:2]
-            raise BadSampleError(
-                f'flow {name} is {flow.shape[1]} x {flow.shape[0]} pixels; its image '
-                f'{results["img_path"]} is {width} x {height}'
-            )
         results['flow'] = flow
+        _check_sizes(results)
         if valid is not None:
             results['flow_valid'] = valid
         return results
 
     def __repr__(self) -> str:
         return f'LoadFlow(backend_args={self.backend_args})'
+
+
+def _check_sizes(results: dict) -> None:
+    """Refuse image and flow, once both are there, that do not belong together."""
+    if 'img' not in results or 'flow' not in results:
+        return
+    (height, width), (rows, columns) = results['img'].shape[:2], results['flow'].shape[:2]
+    if (height, width) != (rows, columns):
+        path = results['flow_path']
+        name = path if isinstance(path, str) else ', '.join(path)
+        raise BadSampleError(
+            f'flow {name} is {columns} x {rows} pixels; its image {results["img_path"]} is {width} x {height}'
+        )

@@ -76,3 +76,18 @@ def test_wrong_arguments_are_one_sentence():
         FlowRandomRotate((0, float('nan')))
     with pytest.raises(ValueError, match='prob of FlowRandomReverse is -1'):
         FlowRandomReverse(-1)
+
+
+@pytest.mark.parametrize('step', [FlowRandomReverse, FlowRandomRotate, FlowRandomScale])
+def test_probability_between(step):
+    np.random.seed(0)
+    sample = a_sample()
+    changed = sum(
+        not np.array_equal(step(prob=0.25)(dict(sample))['flow'], sample['flow']) for _ in range(400)
+    )
+    assert 70 < changed < 130
+
+
+def test_defaults_are_those_stated():
+    assert (FlowRandomReverse().prob, FlowRandomRotate().prob, FlowRandomScale().prob) == (0.5, 0.5, 1.0)
+    assert FlowRandomRotate().range == (0.0, 360.0)

@@ -216,3 +216,7 @@ def test_padding_leaves_the_mask_of_what_was_there(ignore):
     np.testing.assert_array_equal(found[5:35, 5:55], mask)
     found[5:35, 5:55] = not ignore
     assert (found == (not ignore)).all()
+
+
+def test_one_number_pads_all_channels():
+    assert (FlowCenterCrop((40, 60), pad_value=127)(a_sample(30, 50))['img'][0] == 127).all()

@@ -175,3 +175,13 @@ def test_the_backend_of_the_transform_serves_samples_without_one(tmp_path, image
     assert SpyBackend.reads == before + 2
     LoadImage(backend_args=dict(backend='spy_of_loading'))(dict(sample, backend_args=dict(backend='local')))
     assert SpyBackend.reads == before + 2
+
+
+def test_sizes_are_compared_in_either_order(tmp_path, image):
+    cv2.imwrite(str(tmp_path / 'a.png'), image)
+    write_flow(np.zeros((50, 69, 2), np.float32), tmp_path / 'a.flo')
+    for steps in ([LoadImage(), LoadFlow()], [LoadFlow(), LoadImage()]):
+        sample = flow_info(str(tmp_path / 'a.flo'), 'flo', img_path=str(tmp_path / 'a.png'))
+        with pytest.raises(BadSampleError, match=r'a.flo is 69 x 50 pixels; its image .*a.png is 70 x 50'):
+            for step in steps:
+                sample = step(sample)
