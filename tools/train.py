@@ -6,7 +6,6 @@ Under ``torchrun`` (``dist_train.sh``) or slurm (``slurm_train.sh``) add ``--lau
 import argparse
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 # Read as torch loads. Threads that spin while they wait for one that another program has displaced make a
 # step many times slower than the share of the cores that is lost.
@@ -73,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-        if cfg.load_from or any(Path(cfg.work_dir).glob('*.pth')):
+        if cfg.load_from or run_config.is_begun(cfg.work_dir):
             run_config.validate_what_was_not(cfg)
     splits = ('train',) if args.no_validate else ('train', 'val')
     run_config.require_data(cfg, splits)

@@ -10,6 +10,8 @@ from mmengine.config import Config, DictAction
 
 from cmp_mm.datasets.sources import FlowSource
 
+from .checkpoint_loading import CHECKPOINT_SUFFIXES
+
 _SPLITS = ('train', 'val', 'test')
 # The hooks that draw predictions: what switches each on, and what names its folder beside the visualizer's.
 _DRAWS = dict(
@@ -18,7 +20,6 @@ _DRAWS = dict(
     PoseVisualizationHook=dict(enable=True),
     DetVisualizationHook=dict(draw=True),
 )
-_WEIGHTS = ('.pth', '.pt', '.tar', '.safetensors')
 _OUT_DIR = dict(PoseVisualizationHook='out_dir', DetVisualizationHook='test_out_dir')
 
 
@@ -29,7 +30,8 @@ class UsageError(ValueError):
 class ConfigOptions(DictAction):
     """mmengine's ``KEY=VALUE`` options; one that is none is an error of usage, not a traceback.
 
-    The name of a file of weights is taken as it is: mmengine drops spaces, and splits at commas.
+    The name of a file of weights, another name with spaces, and that of a file or folder that is there are
+    taken as they are: mmengine drops spaces, and splits at commas.
     """
 
     def __call__(
@@ -47,10 +49,21 @@ class ConfigOptions(DictAction):
         for text in values:
             key, _, value = text.partition('=')
             named.pop(key, None)  # of several the last one counts
-            if value.endswith(_WEIGHTS) and value[0] not in '[(':
+            if _is_name(value):
                 named[key] = value
-        super().__call__(parser, namespace, values, option_string)
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except AssertionError as error:  # brackets that do not match
+            parser.error(f'{option_string}: {error}')
         getattr(namespace, self.dest).update(named)
+
+
+def _is_name(value: str) -> bool:
+    """Whether an option's value is a name rather than a number, a list or a tuple."""
+    if value[:1] in ('[', '('):
+        return False
+    is_spaced = ' ' in value.strip() and ',' not in value and value[0] not in '"\''
+    return value.endswith(CHECKPOINT_SUFFIXES) or is_spaced or (',' in value and os.path.exists(value))
 
 
 def load_config(
@@ -167,6 +180,12 @@ def show_predictions(cfg: Config, folder: str | None, number: int | None) -> Non
         # Theirs is taken as one below the work directory.
         hook[_OUT_DIR[kind]] = os.path.abspath(folder)
     cfg.visualizer = {'type': 'FlowVisualizer', **(cfg.get('visualizer') or {}), 'save_dir': folder}
+
+
+def is_begun(work_dir: str | os.PathLike) -> bool:
+    """Whether a run has saved something: its folder holds the pointer alone where the hook has an out_dir."""
+    folder = Path(work_dir)
+    return (folder / 'last_checkpoint').is_file() or any(folder.glob('*.pth'))
 
 
 def validate_what_was_not(cfg: Config) -> None:

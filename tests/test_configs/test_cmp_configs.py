@@ -286,3 +286,15 @@ def test_no_figure_of_the_paper_is_given_as_our_own():
     assert len(results) > len(CONFIGS)
     for result in results:
         assert not paper & set((result['Metrics'] or {}).values()), result
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_training_is_shuffled_and_the_best_has_the_least_error(path):
+    cfg = Config.fromfile(path)
+    assert dict(cfg.train_dataloader.sampler) == dict(type='ResumableSampler', shuffle=True)
+    assert dict(cfg.val_dataloader.sampler) == dict(type='DefaultSampler', shuffle=False)
+    hook = cfg.default_hooks.checkpoint
+    assert (hook.type, hook.by_epoch, hook.save_best, hook.rule) == (
+        *('AtomicCheckpointHook', False),
+        *('cmp/epe', 'less'),
+    )

@@ -93,6 +93,8 @@ def test_custom_pairs_reads_a_prepared_folder(pair_set):
     ann_file = pair_set(number=2)
     (ann_file.parent / 'val.json').write_bytes(ann_file.read_bytes())
     config = load('custom_pairs')
+    files = [config[f'{split}_dataloader'].dataset.ann_file for split in ('train', 'val', 'test')]
+    assert files == ['train.json', 'val.json', 'val.json']
     for loader in (config.train_dataloader, config.val_dataloader):
         assert loader.dataset.data_root == 'data/pairs/'
         loader.dataset.data_root = str(ann_file.parent)

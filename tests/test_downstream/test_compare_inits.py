@@ -1,5 +1,6 @@
 """Initialisations are compared run by run; what is done is not done again."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -355,3 +356,41 @@ def test_the_last_validation_counts_not_the_best(tool, tmp_path, monkeypatch):
     folder = tmp_path / 'fine-tuned' / 'random' / 'seed0'
     found, is_new = tool.one_run(Config(dict(a=1)), 'random', 'mIoU', folder, dict(seed=0), '')
     assert is_new and (found['final'], found['best']) == (7.0, 9.0)
+
+
+def test_a_training_that_fails_is_no_result(tool, tmp_path, monkeypatch):
+    folder = tmp_path / 'fine-tuned' / 'random' / 'seed0'
+
+    @contextlib.contextmanager
+    def crashed(command, lock, **_):
+        (Path(lock) / 'last_checkpoint').write_text('iter_2.pth')
+        yield Namespace(stdout=['Iter(train) [2/4]\n', 'CUDA error\n'], returncode=1)
+
+    monkeypatch.setattr(tool, 'child_process', crashed)
+    monkeypatch.setattr(tool, 'read_curve', lambda *_: [(2, 9.0)])
+    with pytest.raises(RuntimeError, match='(?s)failed; the end of .*CUDA error'):
+        tool.one_run(Config(dict(a=1)), 'random', 'mIoU', folder, dict(seed=0), '')
+    assert not list(folder.glob('result-*.json'))
+
+
+def test_output_of_any_bytes_is_kept(tool, tmp_path, monkeypatch):
+    """Names of files may be any."""
+    (tmp_path / 'prints.py').write_text(
+        "import sys; sys.stdout.buffer.write(b'\\xe4.png is broken\\n'); sys.exit(3)"
+    )
+    monkeypatch.setattr(tool, 'ROOT', tmp_path)
+    (tmp_path / 'tools').mkdir()
+    (tmp_path / 'prints.py').rename(tmp_path / 'tools' / 'train.py')
+    with pytest.raises(RuntimeError, match='.png is broken'):
+        tool.train(Config(dict(a=1)), tmp_path / 'run', '')
+
+
+def test_other_detections_are_another_run(tool, tmp_path):
+    boxes = tmp_path / 'boxes.json'
+    boxes.write_text('[1]')
+    dataset = dict(data_root=str(tmp_path), ann_file='absent.json', bbox_file=str(boxes))
+    cfg = Config(dict(val_dataloader=dict(dataset=dataset)))
+    first = tool.fingerprint(cfg, 'random')
+    boxes.write_text('[2]')
+    tool.contents.cache_clear()
+    assert tool.fingerprint(cfg, 'random') != first

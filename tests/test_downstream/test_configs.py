@@ -177,3 +177,49 @@ def test_rows_without_figures_say_not_run(tmp_path):
     model['Results'] = [dict(Metrics=dict(mIoU=12.5))]
     row = zoo.table_row(model, folder, tmp_path)
     assert '| mIoU 12.5 |' in row and 'not run' not in row
+
+
+@pytest.mark.parametrize('name', ['camvid', 'ccp', 'foreground', 'puppets', 'lip', 'cihp'])
+def test_validation_is_on_the_validation_split(name):
+    cfg = Config.fromfile(ROOT / f'configs/downstream/mmseg/_base_/{name}.py')
+
+    def part(split):
+        dataset = cfg[f'{split}_dataloader'].dataset
+        return dataset.get('split') or dataset.data_prefix.img_path
+
+    expected = dict(lip=('train_images', 'val_images'), cihp=('Training/Images', 'Validation/Images'))
+    assert (part('train'), part('val')) == expected.get(name, ('train', 'val'))
+    assert part('test') == part('val')
+    assert dict(cfg.train_dataloader.sampler) == dict(type='InfiniteSampler', shuffle=True)
+    assert dict(cfg.val_dataloader.sampler) == dict(type='DefaultSampler', shuffle=False)
+
+
+def test_detection_treats_all_starts_alike(need):
+    """A stem that is frozen would stay random, or what the pretraining left."""
+    need('mmdet')
+    paths = [path for path in CONFIGS if path.parent.name == 'mmdet']
+    assert paths
+    for path in paths:
+        backbone = Config.fromfile(path).model.backbone
+        assert (backbone.frozen_stages, backbone.norm_eval) == (-1, False), path.stem
+        assert backbone.norm_cfg.type == 'SyncBN', path.stem
+
+
+def test_numbers_behind_the_tables(need):
+    """With another of these the figures of the READMEs would be of another experiment."""
+    need('mmseg')
+    need('mmpose')
+    schedule = Config.fromfile(ROOT / 'configs/downstream/mmseg/_base_/schedule_1k.py')
+    optimizer = dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=5e-4)
+    decay = dict(type='PolyLR', eta_min=1e-4, power=0.9, begin=0, end=1000, by_epoch=False)
+    assert dict(schedule.optim_wrapper.optimizer) == optimizer
+    assert dict(schedule.param_scheduler[0]) == decay
+    folder = ROOT / 'configs/downstream'
+    for path in folder.glob('mmseg/*alexnet_1xb8-1k*.py'):
+        assert Config.fromfile(path).optim_wrapper.optimizer.lr == 1e-3, path.stem
+    (parts,) = folder.glob('mmseg/*_puppets-*.py')
+    assert list(Config.fromfile(parts).model.decode_head.loss_decode.class_weight) == [0.15] + [1.0] * 7
+    (pose,) = folder.glob('mmpose/*1k_puppets-128x96.py')
+    cfg = Config.fromfile(pose)
+    assert cfg.val_evaluator[0].thr == 0.1
+    assert dict(cfg.train_dataloader.sampler) == dict(type='InfiniteSampler', shuffle=True)

@@ -504,3 +504,25 @@ def test_a_buffer_spoilt_in_another_process_stops_this_one_too(toy_config, monke
     monkeypatch.setattr(finite_loss_hook, 'all_gather_object', lambda own: [own, None])
     with pytest.raises(DivergedError, match='It is in the statistics of another process already'):
         FiniteLossHook(patience=2).after_train_iter(runner, 0, outputs=dict(loss=torch.tensor(math.nan)))
+
+
+def test_checkpoints_kept_elsewhere_are_found_without_their_pointer(toy_config, tmp_path, reads):
+    config = toy_config(max_iters=8, experiment_name=tmp_path.name)
+    config.default_hooks.checkpoint.out_dir = str(tmp_path / 'disk')
+    run(config)
+    assert (tmp_path / 'disk' / 'work' / 'iter_8.pth').exists()
+    (tmp_path / 'work' / 'last_checkpoint').unlink()
+    reads.clear()
+    config.train_cfg.max_iters = 12
+    config.experiment_name += '_again'
+    run(config, resume=True)
+    assert min(draw for _, draw in reads if draw) == 32
+
+
+def test_overflows_count_from_the_last_finite_loss(toy_config, tmp_path):
+    runner = Runner.from_cfg(toy_config(experiment_name=tmp_path.name))
+    runner.optim_wrapper, hook = SimpleNamespace(loss_scaler=object()), FiniteLossHook(patience=2)
+    for loss in (math.nan, math.nan, 1.0, math.nan, math.nan):
+        hook.after_train_iter(runner, 0, outputs=dict(loss=torch.tensor(loss)))
+    with pytest.raises(DivergedError):
+        hook.after_train_iter(runner, 0, outputs=dict(loss=torch.tensor(math.nan)))

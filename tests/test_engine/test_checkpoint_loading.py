@@ -11,7 +11,13 @@ from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModule
 from mmengine.runner import CheckpointLoader
 
-from cmp_mm.engine import CheckpointError, load_checkpoint_file, stand_ins, state_dict_of
+from cmp_mm.engine import (
+    CheckpointError,
+    checkpoint_loading,
+    load_checkpoint_file,
+    stand_ins,
+    state_dict_of,
+)
 
 
 class Payload:
@@ -208,3 +214,30 @@ def test_copies_of_two_addresses_with_one_file_name_are_two(tmp_path, monkeypatc
     CheckpointLoader.load_checkpoint('https://here.org/a/backbone-0123abcd.pth')
     assert downloads[-1][1] == '0123abcd'
     assert (tmp_path / 'hub' / 'checkpoints' / 'backbone-0123abcd.pth').exists()
+
+
+@pytest.mark.parametrize(
+    ('rank', 'expected'), [(0, ['download', 'barrier', 'barrier']), (1, ['barrier', 'barrier'])]
+)
+def test_of_several_processes_the_first_downloads(tmp_path, monkeypatch, rank, expected):
+    events, cached = [], tmp_path / 'checkpoints' / 'w-0123abcd.pth'
+
+    def make():
+        cached.parent.mkdir(exist_ok=True)
+        torch.save(dict(state_dict={}), cached)
+
+    def barrier():
+        if not cached.exists():  # what the first has done meanwhile
+            make()
+        events.append('barrier')
+
+    def download(*_):
+        events.append('download')
+        make()
+
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
+    monkeypatch.setattr(checkpoint_loading, 'get_dist_info', lambda: (rank, 2))
+    monkeypatch.setattr(checkpoint_loading, 'barrier', barrier)
+    checkpoint_loading.load_from_http('https://here.org/w-0123abcd.pth')
+    assert events == expected

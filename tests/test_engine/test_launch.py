@@ -105,6 +105,12 @@ def test_the_name_of_a_file_of_weights_is_taken_as_it_is(name):
     assert options.cfg_options == {'a.source': name, 'b': [1, 2], 'c': ['u.pth', 'v.pth']}
 
 
+@pytest.mark.parametrize(('name', 'begun'), [('iter_3.pth', True), ('last_checkpoint', True), ('log', False)])
+def test_a_run_is_begun_once_it_has_saved(tmp_path, name, begun):
+    (tmp_path / name).touch()
+    assert run_config.is_begun(tmp_path) is begun and not run_config.is_begun(tmp_path / 'absent')
+
+
 @pytest.mark.parametrize(
     ('loop', 'kind'),
     [
@@ -280,3 +286,43 @@ def test_what_mmengines_hook_saved_is_resumed_rather_than_begun_anew(tmp_path, s
     runner = SimpleNamespace(hooks=[], work_dir=str(tmp_path), _resume=True, _load_from=None)
     launch.start_where_nothing_resumes(runner, 'weights.pth')
     assert (runner._resume, runner._load_from) == ((True, None) if saved else (False, 'weights.pth'))
+
+
+def test_every_evaluator_is_held_against_the_networks_bins():
+    codec = dict(type='QuantizedFlowCodec', num_bins=11, max_flow=8.0)
+    other = dict(type='cmp_mm.FlowMetric', codec=dict(codec, max_flow=50.0))
+    cfg = Config(
+        dict(
+            model=dict(codec=codec),
+            val_evaluator=dict(type='FlowMetric', codec=codec),
+            test_evaluator=[dict(type='Other'), other],
+        )
+    )
+    with pytest.raises(run_config.UsageError, match='test_evaluator'):
+        run_config.require_one_codec(cfg)
+
+
+@pytest.mark.parametrize('there', [True, False])
+def test_tensorboard_is_left_out_where_it_is_missing(monkeypatch, there):
+    monkeypatch.setattr(launch, 'find_spec', lambda _: object() if there else None)
+    both = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
+    cfg = Config(dict(visualizer=dict(vis_backends=both)))
+    launch.drop_missing_backends(cfg)
+    assert cfg.visualizer.vis_backends == (both if there else both[:1])
+
+
+def test_names_with_spaces_are_taken_as_they_are(tmp_path, capsys):
+    """mmengine drops the spaces, and the run would go to another folder."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=run_config.ConfigOptions)
+    there = tmp_path / 'a, b'
+    there.mkdir()
+    given = {'work_dir': '/d/run 1', 'data_root': 'my videos', 'c': str(there), 'load_from': 'a,b.ckpt'}
+    options = parser.parse_args(['--cfg-options', *(f'{key}={value}' for key, value in given.items())])
+    assert options.cfg_options == given
+    others = ['a= 5', 'b=[1, 2]', 'c=1, 2', 'd=(True, x)', 'e=u,v']
+    parsed = dict(a=5, b=[1, 2], c=[1, 2], d=(True, 'x'), e=['u', 'v'])
+    assert parser.parse_args(['--cfg-options', *others]).cfg_options == parsed
+    with pytest.raises(SystemExit):
+        parser.parse_args(['--cfg-options', "a='[1,2'"])
+    assert capsys.readouterr().err.splitlines()[-1].endswith('Imbalanced brackets exist in [1,2')

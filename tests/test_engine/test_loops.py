@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from mmengine.runner import Runner
+from mmengine.runner import Runner, ValLoop
 
 from cmp_mm.engine import loops
 
@@ -69,3 +69,34 @@ def test_a_sampler_that_cannot_be_set_counts_nothing(train):
     assert (
         'train_draws' not in torch.load(work / 'iter_4.pth', weights_only=True)['message_hub']['runtime_info']
     )
+
+
+def test_a_sampler_that_cannot_be_set_is_advanced(train, reads):
+    def loader():
+        return dict(
+            batch_size=4,
+            num_workers=0,
+            sampler=dict(type='InfiniteSampler', shuffle=True),
+            dataset=dict(type='EngineToyDataset'),
+        )
+
+    train('whole', 1, 4, 6, train_dataloader=loader())
+    whole = list(reads)
+    train('work', 1, 4, 4, train_dataloader=loader())
+    train('work', 1, 4, 6, resume=True, train_dataloader=loader())
+    assert reads == whole
+
+
+@pytest.mark.parametrize('kind', ['ResumableTrainLoop', 'IterBasedTrainLoop'])
+def test_it_validates_and_stops_when_mmengines_does(toy_config, monkeypatch, tmp_path, kind):
+    seen = []
+
+    def validate(self):
+        seen.append(self.runner.iter)
+        self.runner.train_loop.stop_training = self.runner.iter == 10
+
+    monkeypatch.setattr(ValLoop, 'run', validate)
+    loop = dict(type=kind, max_iters=12, val_begin=4, val_interval=3, dynamic_intervals=[(8, 2)])
+    runner = Runner.from_cfg(toy_config(train_cfg=loop, experiment_name=tmp_path.name))
+    runner.train()
+    assert seen == [6, 8, 10] and runner.iter == 10

@@ -180,3 +180,11 @@ def test_every_process_resumes_what_the_main_one_found(monkeypatch, tmp_path):
     runner = SimpleNamespace(_resume=True, _load_from=None, work_dir=str(tmp_path))
     AtomicCheckpointHook(by_epoch=False).before_run(runner)
     assert runner._resume and runner._load_from == '/shared/iter_8.pth'
+
+
+def test_ctrl_c_that_is_ignored_stays_ignored(asked, tmp_path):
+    """As of a run that a script has put into the background."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with stopping.saving_when_stopped(SimpleNamespace(work_dir=tmp_path)):
+        signal.raise_signal(signal.SIGINT)
+    assert asked == [] and signal.getsignal(signal.SIGINT) is signal.SIG_IGN

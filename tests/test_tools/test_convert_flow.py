@@ -154,3 +154,11 @@ def test_beside_the_sources_it_continues_too(main, flow, tmp_path, capsys):
     os.utime(tmp_path / 'a.npz', ns=(1, 1))
     assert main(arguments) == 2
     assert 'a.npz would overwrite a source' in capsys.readouterr().err
+
+
+def test_one_format_alone(main, flow, tmp_path):
+    for file in ('a.flo', 'a.png'):
+        write_flow(flow, tmp_path / file)
+    out = tmp_path / 'out'
+    assert main([str(tmp_path), '--out', str(out), '--to', 'npz', '--from', 'flo']) == 0
+    np.testing.assert_array_equal(read_flow(out / 'a.npz')[0], flow)

@@ -133,7 +133,15 @@ def test_a_pretraining_is_another_by_its_settings_seed_and_pairs(tools, tmp_path
         stamp()
     (tmp_path / 'train.json').write_text('{"data_list": []}')
     stamp()
-    assert len(set(stamps)) == len(stamps) == 8
+    # Lists may be equal where another video of the same name and length was prepared, too.
+    (tmp_path / 'records').mkdir()
+    for speed in (1.2, 1.3):
+        (tmp_path / 'records' / 'a.json').write_text(f'{{"fingerprint": 1, "pairs": [[0, 48, 64, {speed}]]}}')
+        stamp()
+    (tmp_path / 'records' / 'a.json').write_text('{"fingerprint": 2, "pairs": [[0, 48, 64, 1.3]]}')  # a copy
+    assert stamp() == stamps[-2]
+    stamps.pop()
+    assert len(set(stamps)) == len(stamps) == 10
 
 
 @pytest.mark.parametrize('name', ['cmp-kaiming', 'cmp-4-sgd'])
@@ -779,3 +787,48 @@ def test_probe_loads_the_split_it_is_asked_for(need_probe, monkeypatch):
     for split in ('train', 'val'):
         (found,) = need_probe.load_images(Config(loaders), split, 64)
         assert found == (split, (100_000, 64))
+
+
+def test_what_fails_is_told(tools, tmp_path, monkeypatch):
+    (tmp_path / 'fails.py').write_text(
+        "import sys; sys.stdout.buffer.write(b'the reason, \\xe4.png\\n'); sys.exit(3)"
+    )
+    with pytest.raises(RuntimeError, match=r'(?s)fails\.py failed; the end of .*the reason'):
+        tools['recipes'].run([tmp_path / 'fails.py'], tmp_path / 'console.log')
+
+    @contextlib.contextmanager
+    def process(command):
+        yield argparse.Namespace(wait=lambda: 1, returncode=1)
+
+    monkeypatch.setattr(tools['transfer'], 'child_process', process)
+    (tmp_path / 'results.json').write_text('{"metric": "mIoU"}')  # of an earlier run
+    args = argparse.Namespace(task='camvid', data_root='d', frozen=False, amp=False)
+    with pytest.raises(RuntimeError, match='failed; run the same command again'):
+        tools['transfer'].compare_inits(args, Config(), dict(random=['random']), 1, tmp_path, 1)
+
+
+def test_recipes_are_what_they_say(tools, tmp_path):
+    recipes = tools['recipes']
+    most = {'cmp-2': 2, 'cmp-1to32': (1, 32), 'cmp-0to4-kaiming': (0, 4)}
+    for name, recipe in recipes.RECIPES.items():
+        cfg = recipes.pretraining_config(recipe, tmp_path, recipes.Scale())
+        steps = cfg.train_dataloader.dataset.pipeline
+        if 'k15or41' not in name:
+            (guidance,) = [step for step in steps if step['type'] == 'SampleGuidance']
+            limit = guidance['max_points']
+            limit = limit if isinstance(limit, int) else tuple(limit)
+            assert limit == most.get(name, 4 if name.startswith('cmp-4') else -1), name
+            spacing = guidance['strategies'][0]['kernel_size'], guidance['strategies'][1]['stride']
+            assert spacing == ((41, 120) if 'k41' in name else (15, 60)), name
+        assert ('init_cfg' in cfg.model.backbone) == ('kaiming' in name), name
+        assert cfg.optim_wrapper.optimizer.type == ('SGD' if 'sgd' in name else 'AdamW'), name
+        assert (cfg.model.get('use_guidance') is False) == name.startswith('walker'), name
+        assert any(hook['type'] == 'BinPriorHook' for hook in cfg.custom_hooks) == ('prior' in name), name
+
+
+def test_pairs_by_name_may_lie_where_a_path_has_the_sign(tools, tmp_path):
+    folder = tmp_path / 'lr=1'
+    folder.mkdir()
+    (folder / 'train.json').write_text('{}')
+    for text, name in ((f'exact={folder}', 'exact'), (str(folder), 'pairs')):
+        assert tools['recipes'].chosen_pairs(argparse.Namespace(pairs=[text])) == {name: folder.resolve()}

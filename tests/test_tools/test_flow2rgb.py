@@ -99,3 +99,12 @@ def test_a_radius_that_is_none(main, tmp_path, radius):
     with pytest.raises(SystemExit) as stop:
         main([str(tmp_path), '--out', str(tmp_path), '--max-radius', radius])
     assert stop.value.code == 2
+
+
+def test_one_format_alone(main, flow, tmp_path):
+    (tmp_path / 'in').mkdir()
+    write_flow(flow, tmp_path / 'in' / 'a.flo')
+    write_flow(flow * 2, tmp_path / 'in' / 'a.png')
+    arguments = [str(tmp_path / 'in'), '--out', str(tmp_path / 'out'), '--no-legend', '--from', 'flo']
+    assert main(arguments) == 0
+    np.testing.assert_array_equal(read_rgb(tmp_path / 'out' / 'a.png'), flow_to_rgb(flow, 20))

@@ -49,8 +49,9 @@ tools/dataset_converters/video2pairs.py)
     for last; do out_of=$next; next=$last; [ "$out_of" != --out ] || out=$last; done
     mkdir -p "$out"
     printf '{"data_list": [%s]}' "$(ls "$2" | sed 's/.*/"&"/' | paste -sd,)" > "$out/train.json"
-    cp "$out/train.json" "$out/val.json" ;;
-tools/train.py) mkdir -p "$4" && echo train >> "$4/iter_21.pth" ;;
+    cp "$out/train.json" "$out/val.json"
+    [ "$(ls "$2" | wc -l)" -gt 1 ] || echo '{"data_list": []}' > "$out/val.json" ;;
+tools/train.py) mkdir -p "$4" && echo train >> "$4/iter_21.pth" && echo "$*" > "$4/args" ;;
 tools/test.py) echo '{"cmp/epe": 1, "nearest/epe": 1, "idw/epe": 1, "zero/epe": 1}' > "$9" ;;
 tools/model_converters/*) cp "$2" "$3" ;;
 *) exec real "$@" ;;
@@ -90,12 +91,17 @@ def test_other_videos_are_another_run(tmp_path):
     (videos / 'one.mp4').touch()
     output, first = start()
     assert len(first) == 1 and 'a run of its own' not in output
+    asked = first[0].with_name('args').read_text().split()
+    assert {'--resume', '--data-root', 'train_cfg.max_iters=21', 'param_scheduler.1.end=21'} <= set(asked)
+    assert 'val_dataloader.dataset.ann_file=train.json' in asked  # of one video
     output, again = start()
     assert again == first and 'Training is done' in output
     (videos / 'two.mp4').touch()
     for expected in ('Training, 21 iterations', 'Training is done'):
         output, both = start()
         assert len(both) == 2 and 'a run of its own' in output and expected in output
+    (other,) = set(both) - set(first)
+    assert 'ann_file=train.json' not in other.with_name('args').read_text()
     (videos / 'two.mp4').unlink()
     output, still = start()
     assert still == both and 'a run of its own' not in output and 'Training is done' in output

@@ -242,7 +242,9 @@ def data_paths(cfg: Config) -> list[str]:
             folders = [name for name in prefixes.values() if name] if isinstance(prefixes, dict) else []
             # Where no folder is named the images are anywhere below the root.
             named = [node.get('ann_file'), *(folders or [''])]
-            paths = (os.path.join(root, name) for name in named if isinstance(name, str))
+            paths = [os.path.join(root, name) for name in named if isinstance(name, str)]
+            # These are not below the root, as mmpose has it.
+            paths += [node.get(key) for key in ('bbox_file', 'headbox_file')]
             yield from filter(None, paths)
             for key in ('dataset', 'datasets'):
                 yield from walk(node.get(key))
@@ -290,7 +292,13 @@ def train(cfg: Config, folder: Path, prefix: str) -> None:
     with (
         open(log, 'a', encoding='utf-8') as file,
         child_process(
-            command, lock=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
+            command,
+            lock=folder,
+            encoding='utf-8',
+            errors='replace',  # names of files may be any bytes
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment,
         ) as process,
     ):
         for line in process.stdout:

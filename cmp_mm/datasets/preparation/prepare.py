@@ -217,7 +217,9 @@ def _merge(store: Store, videos: Sequence[str], merge: MergeSettings) -> dict[st
         (store.out / 'summary.json').unlink(missing_ok=True)
         write_annotations(store, videos, overview.val_groups, merge)
         sheet = draw_contact_sheet(store, overview.pairs)
-        if sheet is not None:
+        if sheet is None:  # no pairs any more
+            (store.out / 'contact_sheet.png').unlink(missing_ok=True)
+        else:
             write_whole([(store.out / 'contact_sheet.png', sheet)])
         # Last: where there is a summary, everything else is there.
         write_whole([(store.out / 'summary.json', dump_json(overview.summary, indent=1))], flush=True)

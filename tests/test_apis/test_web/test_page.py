@@ -372,3 +372,21 @@ def test_the_page_shrinks_to_the_side_asked_for(inferencer, image):
     page = Page(inferencer, max_side=30)
     page.choose(png(image))
     assert 'Shrunk to 30 x 22' in page.shown['loaded']
+
+
+def test_clicks_are_not_lost_and_do_not_overtake(page):
+    def of(name, event):
+        handlers = page.blocks.fns.values()
+        return next(
+            one
+            for one in handlers
+            if any(page._name(id) == name and kind == event for id, kind in one.targets)
+        )
+
+    for name, event in (('flow-canvas', 'select'), ('video-canvas', 'select'), ('flow-undo', 'click')):
+        one = of(name, event)
+        assert (one.trigger_mode, one.concurrency_limit, one.concurrency_id) == ('multiple', 1, 'quick')
+    for name, event in (('flow-run', 'click'), ('video-run', 'click'), ('mask-canvas', 'select')):
+        one = of(name, event)
+        assert (one.concurrency_limit, one.concurrency_id) == (1, 'network')
+    assert of('mask-canvas', 'select').trigger_mode == 'multiple'

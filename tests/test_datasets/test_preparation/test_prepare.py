@@ -711,6 +711,15 @@ def test_a_merge_leaves_nothing_of_an_earlier_one(tmp_path, videos):
     assert not (out / 'train.txt').exists() and not (out / 'val.txt').exists()
 
 
+def test_a_set_without_pairs_has_no_sheet_of_an_earlier_one(tmp_path, videos):
+    out, broken = tmp_path / 'out', tmp_path / 'broken.mp4'
+    prepare([videos / 'walk.mp4'], out, workers=1, **OPTIONS)
+    assert (out / 'contact_sheet.png').exists()
+    broken.write_bytes(b'no video')
+    assert prepare([broken], out, workers=1, **OPTIONS)['pairs']['total'] == 0
+    assert not (out / 'contact_sheet.png').exists()
+
+
 def test_a_merge_without_sources_takes_the_videos_of_the_present_settings(tmp_path, videos):
     out = tmp_path / 'out'
     prepare([videos], out, workers=1, **OPTIONS)

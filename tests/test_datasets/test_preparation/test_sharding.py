@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 import cmp_mm
+from cmp_mm.datasets.preparation import PairSettings, pool
 from cmp_mm.datasets.preparation.errors import PrepareError
 from cmp_mm.datasets.preparation.pool import BOOTSTRAP, visible_gpus
 from cmp_mm.datasets.preparation.sharding import default_workers, read_shard, take_shard
+from cmp_mm.datasets.preparation.store import Store
 
 TORCHRUN = {'RANK': '2', 'WORLD_SIZE': '5'}
 SLURM = {'SLURM_PROCID': '1', 'SLURM_NTASKS': '3'}
@@ -80,3 +82,39 @@ def test_a_worker_whose_parent_is_gone_does_not_start():
     dead.wait()
     found = subprocess.run([sys.executable, '-c', BOOTSTRAP, str(dead.pid)], capture_output=True, timeout=30)
     assert (found.returncode, found.stdout, found.stderr) == (0, b'', b'')
+
+
+@pytest.mark.parametrize(
+    ('code', 'told'),
+    [('raise SystemExit(3)', 'exit code 3'), ('import os; os.kill(os.getpid(), 9)', 'SIGKILL')],
+)
+def test_workers_that_cannot_start_end_it(
+    tmp_path, small, source_of, moving_frames, write_folder, monkeypatch, code, told
+):
+    started = []
+
+    class Counted(pool._Process):
+        def __init__(self, environment):
+            started.append(1)
+            assert len(started) < 30, 'for ever'
+            super().__init__(environment)
+
+    monkeypatch.setattr(pool, 'BOOTSTRAP', code)
+    monkeypatch.setattr(pool, '_Process', Counted)
+    store = Store(tmp_path / 'out', small)
+    store.claim()
+    source = source_of(write_folder(tmp_path / 'f', moving_frames(2)))
+    with pytest.raises(PrepareError, match=rf'do not start \(.*{told}'):
+        pool.WorkerPool(store, 1, 9.0).run([source], lambda *_: None)
+
+
+def test_workers_are_spread_over_the_gpus(tmp_path, monkeypatch):
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '3,5')
+    monkeypatch.setenv('LOCAL_RANK', '1')
+
+    def given(**options):
+        settings = PairSettings(estimator='raft', estimator_options=options)
+        workers = pool.WorkerPool(Store(tmp_path, settings), 3, 9.0)
+        return [workers._environment(slot, 3)['CUDA_VISIBLE_DEVICES'] for slot in range(3)]
+
+    assert given() == ['5', '3', '5'] and given(device='cuda:1') == ['3,5'] * 3

@@ -203,10 +203,11 @@ def test_read_by_the_dataset(puppet_set):
 
 def test_command_line(tmp_path):
     command = [sys.executable, str(TOOL), '--out', str(tmp_path / 'set'), '--clips', '2', '--frames', '2']
-    command += ['--size', '32x40', '--workers', '1', '--flow-format', 'jpg']
+    command += ['--size', '32x40', '--workers', '1', '--flow-format', 'jpg', '--val-share', '0.5']
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert 'rendering: 100%' in done.stderr and 'contact_sheet.png' in done.stdout
+    assert json.loads((tmp_path / 'set' / 'summary.json').read_text())['val_share'] == 0.5
     wrong = subprocess.run([*command, '--seed', '5'], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert wrong.stderr.strip().splitlines()[-1].startswith('error: ') and 'seed 0, now 5' in wrong.stderr

@@ -211,3 +211,23 @@ def test_dist_scripts_count_processes_and_find_a_port(dist, name, args):
     given = dist(name, *args, '2', '--work-dir', 'a b', PORT='29511').stdout
     assert '--master_port=29511 ' in given and given.strip().endswith('--launcher pytorch --work-dir a b')
     assert '--master_port=29500 ' in dist(name, *args, '2', NNODES='2').stdout
+
+
+@pytest.mark.parametrize(('name', 'arguments'), [('train', []), ('test', ['last.pth'])])
+def test_slurm_scripts(environment, tmp_path, name, arguments):
+    srun = tmp_path / 'srun'
+    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    srun.chmod(0o755)
+    env = {**environment, 'PATH': f'{tmp_path}:{environment["PATH"]}', 'GPUS': '4'}
+    env['SRUN_ARGS'] = '--qos=low --time=1'
+    script = ROOT / 'tools' / f'slurm_{name}.sh'
+    command = ['bash', script, 'gpu', 'job', 'c.py', *arguments]
+    done = subprocess.run([*command, '--work-dir', 'a b'], env=env, capture_output=True, text=True)
+    said = done.stdout.splitlines()
+    assert {
+        *('--partition=gpu', '--job-name=job', '--gres=gpu:4', '--ntasks=4', '--ntasks-per-node=4'),
+        *('--kill-on-bad-exit=1', '--qos=low', '--time=1'),
+    } <= set(said)
+    end = ['c.py', *arguments, '--launcher', 'slurm', '--work-dir', 'a b']
+    assert said[-len(end) :] == end and said[-len(end) - 1].endswith(f'tools/{name}.py')
+    assert subprocess.run(command[:-1], env=env, capture_output=True).returncode == 2

@@ -246,7 +246,7 @@ def run(command: list, log: Path) -> None:
         with child_process(command, lock=log.parent, stdout=file, stderr=subprocess.STDOUT) as process:
             process.wait()
     if process.returncode != 0:
-        end = '\n'.join(log.read_text(encoding='utf-8').splitlines()[-8:])
+        end = '\n'.join(log.read_text(encoding='utf-8', errors='replace').splitlines()[-8:])
         raise RuntimeError(f'{Path(command[1]).name} failed; the end of {log}:\n{end}')
 
 
@@ -258,6 +258,9 @@ def _stamp(cfg: Config, data_root: Path) -> str:
     settings = data_root / 'settings.json'
     if settings.is_file():  # a set made by hand has none
         digest.update(settings.read_bytes())
+    # Of another video by the same name the lists may be equal; how its pairs move is not.
+    for record in sorted(data_root.glob('records/*.json')):
+        digest.update(json.dumps(json.loads(record.read_bytes()).get('pairs')).encode())
     return digest.hexdigest()[:12]
 
 
@@ -442,8 +445,8 @@ def chosen_pairs(args: argparse.Namespace) -> dict[str, Path]:
     """
     pairs = {}
     for one in args.pairs:
-        name, _, folder = one.rpartition('=')
-        if Path(one, 'train.json').is_file():  # a path may hold the sign
+        name, equals, folder = one.partition('=')
+        if not equals or Path(one, 'train.json').is_file():  # a path may hold the sign
             name, folder = '', one
         if (name or 'pairs') in pairs:
             raise ValueError(
