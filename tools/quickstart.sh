@@ -149,7 +149,7 @@ print(f'''
         backbone.pth        the pretrained backbone
 
 A few minutes on few videos are a start. Next (`source {sys.prefix}/bin/activate` for what is run by hand):
-  - more videos and more iterations, for a better backbone; half an hour to an hour of one core:
+  - more videos and more iterations, for a better backbone; 25 to 40 minutes of one core:
     CMP_MM_CONFIG=configs/cmp/cmp_resnet18-plain_quick-k15or41-1xb16-3k_pairs-96x96.py CMP_MM_ITERS=3000 \\
         CMP_MM_OUT=work_dirs/mine bash tools/quickstart.sh VIDEO...
   - the backbone in a segmentation config, and whether it helps:  configs/downstream/mmseg/README.md
