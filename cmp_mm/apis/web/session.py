@@ -28,6 +28,7 @@ from .zoomed import dots, on_zoomed
 
 ARROW_MODES = ('draw arrow', 'hold still', 'remove nearest')
 POINT_MODES = (*POINT_KINDS, 'remove nearest')
+MASK_VIEWS = ('mask', 'score')
 _STATIC_COLOUR = (255, 60, 60)
 _PENDING_COLOUR = (80, 230, 255)
 # Told apart on the picture; the object in work is the last one drawn, in the first colour.
@@ -48,6 +49,7 @@ class PageSession:
         flow: (H, W, 2) float32 of the arrows as they were when it was made; None if they have changed.
         video: path of the animation, likewise.
         annotation: points and masks; None before the first point.
+        mask_view: one of ``MASK_VIEWS``: the mask in work over the image, or the score it is cut from.
         lost: see Args; until an image is loaded.
     """
 
@@ -60,6 +62,7 @@ class PageSession:
         self.flow: np.ndarray | None = None
         self.video: str | None = None
         self.annotation: AnnotationSession | None = None
+        self.mask_view = MASK_VIEWS[0]
         self._file_size = (0, 0)
         self._encoded: EncodedImage | None = None
         self._options: dict = {}
@@ -276,6 +279,12 @@ class PageSession:
         else:
             self.annotation.annotator = annotator
 
+    def view_masks(self, view: str) -> str:
+        """Choose what pictures show of the mask in work; says nothing."""
+        check_choice('view', view, MASK_VIEWS)
+        self.mask_view = view
+        return ''
+
     def click_point(self, place: tuple[float, float], mode: str) -> str:
         """Add a point or remove the nearest one; returns what was done."""
         check_choice('mode', mode, POINT_MODES)
@@ -319,17 +328,23 @@ class PageSession:
         return f'Positive points: {counts[0]}, static: {counts[1]}{area}. Finished objects: {finished}.'
 
     def mask_picture(self, masked: bool = True) -> np.ndarray | None:
-        """The image with objects, points and, if ``masked``, the mask in work; ``zoom`` times larger."""
+        """The image with objects, points and, if ``masked``, the mask in work; ``zoom`` times larger.
+
+        Or, by ``mask_view``, on the score of that mask, black for 0 and white for 1, instead of the image.
+        """
         if self.image is None:
             return None
-        picture = enlarge(self.image, self.zoom)
+        made = self.annotation.mask() if masked and self.annotation is not None else None
+        ground, shows_score = self.image, made is not None and self.mask_view == 'score'
+        if shows_score:
+            ground = cv2.cvtColor(np.rint(made.score * 255).astype(np.uint8), cv2.COLOR_GRAY2RGB)
+        picture = enlarge(ground, self.zoom)
         if self.annotation is None:
             return picture
         for number, mask in enumerate(self.annotation.objects, 1):
             colour = _COLOURS[1:][(number - 1) % (len(_COLOURS) - 1)]
             picture = overlay_mask(picture, enlarge(mask, self.zoom), colour)
-        made = self.annotation.mask() if masked else None
-        if made is not None:
+        if made is not None and not shows_score:
             picture = overlay_mask(picture, enlarge(made.mask, self.zoom), _COLOURS[0])
         picture = dots(picture, self.annotation.points('positive'), self.zoom)
         return dots(picture, self.annotation.points('static'), self.zoom, _STATIC_COLOUR)

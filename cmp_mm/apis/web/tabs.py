@@ -12,7 +12,7 @@ from ..clicks import POINT_KINDS
 from ..errors import InputError
 from ..guided_video import HOLE_FILLINGS, MOTIONS
 from ..inferencer import CMPInferencer
-from .session import ARROW_MODES, POINT_MODES, PageSession
+from .session import ARROW_MODES, MASK_VIEWS, POINT_MODES, PageSession
 
 # A click must not be lost because another is still being drawn, nor overtake it: an arrow has two.
 QUICK: dict[str, Any] = dict(
@@ -304,6 +304,7 @@ def mask_tab(session: gr.State, inferencer: CMPInferencer, crop_size: int) -> Ta
                 label='Look at',
                 elem_id='mask-zoom',
             )
+            view = gr.Radio(MASK_VIEWS, value=MASK_VIEWS[0], label='Show', elem_id='mask-view')
             export = gr.Button('Export finished objects', elem_id='mask-export')
             labels = gr.DownloadButton('Download label map (png)', interactive=False, elem_id='mask-labels')
             masks = gr.DownloadButton('Download masks (zip)', interactive=False, elem_id='mask-masks')
@@ -377,6 +378,9 @@ def mask_tab(session: gr.State, inferencer: CMPInferencer, crop_size: int) -> Ta
     ):
         control.click(button(step), [session], [*outputs, *files], **drawn)
     gr.on([each.change for each in (method, zoom)], change, [session, *options], outputs, **drawn)
+    view.change(
+        lambda state, view: answer(state, lambda: state.view_masks(view)), [session, view], outputs, **drawn
+    )
     # Also by keyboard; of what a drag passes only the place it ends at has to be drawn.
     slid = dict(drawn, trigger_mode='always_last')
     gr.on([each.change for each in (threshold, velocity)], change, [session, *options], outputs, **slid)

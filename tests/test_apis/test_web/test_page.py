@@ -5,6 +5,7 @@ import inspect
 import threading
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from cmp_mm.apis import CMPInferencer
@@ -390,3 +391,21 @@ def test_clicks_are_not_lost_and_do_not_overtake(page):
         one = of(name, event)
         assert (one.concurrency_limit, one.concurrency_id) == (1, 'network')
     assert of('mask-canvas', 'select').trigger_mode == 'multiple'
+
+
+def test_the_score_of_a_mask_is_shown_instead(page):
+    page.click('mask', 20, 20)
+    masked = page.shown['mask-canvas']
+    made, zoom = page.session.annotation.mask(), page.session.zoom
+    page.shown['mask-view'] = 'score'
+    page.fire('mask-view', 'change')
+    scored = page.shown['mask-canvas']
+    assert scored.shape == masked.shape and (scored != masked).any()
+    away = np.hypot(*(np.mgrid[: made.score.shape[0], : made.score.shape[1]] - 20)) > 12  # of the point drawn
+    np.testing.assert_array_equal(scored[::zoom, ::zoom, 0][away], np.rint(made.score * 255)[away])
+    page.click('mask', 30, 20)  # stays
+    assert (page.shown['mask-canvas'] != scored).any()
+    page.shown['mask-view'] = 'mask'
+    page.fire('mask-view', 'change')
+    page.fire('mask-undo', 'click')
+    np.testing.assert_array_equal(page.shown['mask-canvas'], masked)
