@@ -22,17 +22,13 @@ from ..errors import InputError, check_choice, input_warnings
 from ..guided_video import animate
 from ..images import decode_image
 from ..inferencer import CMPInferencer, EncodedImage, flow_to_array
-from ..pictures import overlay_flow, overlay_mask
+from ..pictures import overlay_flow
 from ..video_files import check_video_path, even_size, write_video
-from .zoomed import dots, on_zoomed
+from .zoomed import PENDING_COLOUR, STATIC_COLOUR, dots, draw_masks, on_zoomed
 
 ARROW_MODES = ('draw arrow', 'hold still', 'remove nearest')
 POINT_MODES = (*POINT_KINDS, 'remove nearest')
 MASK_VIEWS = ('mask', 'score')
-_STATIC_COLOUR = (255, 60, 60)
-_PENDING_COLOUR = (80, 230, 255)
-# Told apart on the picture; the object in work is the last one drawn, in the first colour.
-_COLOURS = ((0, 160, 255), (255, 120, 0), (120, 200, 0), (200, 60, 220), (240, 200, 0), (0, 190, 170))
 
 
 class PageSession:
@@ -174,7 +170,7 @@ class PageSession:
             return None
         picture = self._draw(enlarge(self.image, self.zoom))
         if self.start is not None:
-            picture = dots(picture, [self.start], self.zoom, _PENDING_COLOUR)
+            picture = dots(picture, [self.start], self.zoom, PENDING_COLOUR)
         return picture
 
     def propagate(self, inferencer: CMPInferencer) -> str:
@@ -328,26 +324,17 @@ class PageSession:
         return f'Positive points: {counts[0]}, static: {counts[1]}{area}. Finished objects: {finished}.'
 
     def mask_picture(self, masked: bool = True) -> np.ndarray | None:
-        """The image with objects, points and, if ``masked``, the mask in work; ``zoom`` times larger.
-
-        Or, by ``mask_view``, on the score of that mask, black for 0 and white for 1, instead of the image.
-        """
-        if self.image is None:
-            return None
-        made = self.annotation.mask() if masked and self.annotation is not None else None
-        ground, shows_score = self.image, made is not None and self.mask_view == 'score'
-        if shows_score:
-            ground = cv2.cvtColor(np.rint(made.score * 255).astype(np.uint8), cv2.COLOR_GRAY2RGB)
-        picture = enlarge(ground, self.zoom)
-        if self.annotation is None:
-            return picture
-        for number, mask in enumerate(self.annotation.objects, 1):
-            colour = _COLOURS[1:][(number - 1) % (len(_COLOURS) - 1)]
-            picture = overlay_mask(picture, enlarge(mask, self.zoom), colour)
-        if made is not None and not shows_score:
-            picture = overlay_mask(picture, enlarge(made.mask, self.zoom), _COLOURS[0])
+        """Objects, points and, if ``masked``, the mask in work over the image, or by ``mask_view`` the first
+        two over its score, black for 0 and white for 1; ``zoom`` times larger."""
+        if self.image is None or self.annotation is None:
+            return None if self.image is None else enlarge(self.image, self.zoom)
+        made = self.annotation.mask() if masked else None
+        ground, masks = self.image, [] if made is None else [made.mask]
+        if made is not None and self.mask_view == 'score':
+            ground, masks = np.repeat(np.rint(made.score * 255).astype(np.uint8)[..., None], 3, axis=2), []
+        picture = draw_masks(enlarge(ground, self.zoom), self.annotation.objects, masks, self.zoom)
         picture = dots(picture, self.annotation.points('positive'), self.zoom)
-        return dots(picture, self.annotation.points('static'), self.zoom, _STATIC_COLOUR)
+        return dots(picture, self.annotation.points('static'), self.zoom, STATIC_COLOUR)
 
     def export_masks(self) -> tuple[str, str, str]:
         """Write the finished objects as a label map and as binary masks.
@@ -411,7 +398,7 @@ class PageSession:
         """Arrows on a picture of ``zoom`` times the image's size."""
         rows = np.array(self.arrows.items, np.float64).reshape(-1, 4)
         moving = rows[:, 2:].any(axis=1)
-        picture = dots(picture, rows[~moving, :2], self.zoom, _STATIC_COLOUR)
+        picture = dots(picture, rows[~moving, :2], self.zoom, STATIC_COLOUR)
         points = on_zoomed(rows[moving, :2], self.zoom)
         return draw_arrows(picture, points[:, ::-1], rows[moving, 2:] * self.zoom)
 
