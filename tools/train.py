@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-        if cfg.load_from or run_config.is_begun(cfg.work_dir):
+        if cfg.load_from or run_config.is_begun(cfg):
             run_config.validate_what_was_not(cfg)
     splits = ('train',) if args.no_validate else ('train', 'val')
     run_config.require_data(cfg, splits)

@@ -45,25 +45,29 @@ class ConfigOptions(DictAction):
         for text in values:
             if not text.partition('=')[0] or '=' not in text:
                 parser.error(f'{option_string} {text}: expected KEY=VALUE')
-        named = {}
+        parsed: dict[str, Any] = {}
         for text in values:
             key, _, value = text.partition('=')
-            named.pop(key, None)  # of several the last one counts
-            if _is_name(value):
-                named[key] = value
-        try:
-            super().__call__(parser, namespace, values, option_string)
-        except AssertionError as error:  # brackets that do not match
-            parser.error(f'{option_string}: {error}')
-        getattr(namespace, self.dest).update(named)
+            name = _as_name(value)
+            if name is None:
+                try:
+                    name = self._parse_iterable(value)
+                except AssertionError as error:  # brackets that do not match
+                    parser.error(f'{option_string}: {error}')
+            parsed[key] = name
+        setattr(namespace, self.dest, {**(getattr(namespace, self.dest, None) or {}), **parsed})
 
 
-def _is_name(value: str) -> bool:
-    """Whether an option's value is a name rather than a number, a list or a tuple."""
-    if value[:1] in ('[', '('):
-        return False
-    is_spaced = ' ' in value.strip() and ',' not in value and value[0] not in '"\''
-    return value.endswith(CHECKPOINT_SUFFIXES) or is_spaced or (',' in value and os.path.exists(value))
+def _as_name(value: str) -> str | None:
+    """An option's value if it is a name, and no number, list or tuple; without quotes around it."""
+    text = value.strip()
+    if len(text) > 1 and text[0] == text[-1] and text[0] in '"\'' and ' ' in text:
+        text = value = text[1:-1]
+    if text.startswith(('[', '(')) and text.endswith((']', ')')):
+        return None
+    is_spaced = ' ' in text and ',' not in text
+    is_name = text.endswith(CHECKPOINT_SUFFIXES) or is_spaced or (',' in text and os.path.exists(text))
+    return value if is_name else None
 
 
 def load_config(
@@ -182,10 +186,12 @@ def show_predictions(cfg: Config, folder: str | None, number: int | None) -> Non
     cfg.visualizer = {'type': 'FlowVisualizer', **(cfg.get('visualizer') or {}), 'save_dir': folder}
 
 
-def is_begun(work_dir: str | os.PathLike) -> bool:
-    """Whether a run has saved something: its folder holds the pointer alone where the hook has an out_dir."""
-    folder = Path(work_dir)
-    return (folder / 'last_checkpoint').is_file() or any(folder.glob('*.pth'))
+def is_begun(cfg: Config) -> bool:
+    """Whether the run of a config has saved something, in its folder or where its checkpoints are kept."""
+    folder = Path(cfg.work_dir)
+    elsewhere = (cfg.get('default_hooks') or {}).get('checkpoint', {}).get('out_dir')
+    folders = [folder] if elsewhere is None else [folder, Path(elsewhere, folder.name)]
+    return any(file for one in folders for file in one.glob('*.pth'))
 
 
 def validate_what_was_not(cfg: Config) -> None:

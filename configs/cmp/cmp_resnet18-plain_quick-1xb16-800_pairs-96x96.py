@@ -8,8 +8,8 @@ model = dict(
     # oneDNN's convolutions take this layout as it is: a step is 7 % shorter, 12 % with --amp.
     data_preprocessor=dict(type='FlowDataPreprocessor', channels_last=True),
     # Three stages, the third dilated instead of strided: 256 channels at stride 8.
-    # Kaiming's size instead of torch's own, which is .4 of it: the same error, and a step downstream changes
-    # as much as it does of what a package starts from. Figures are in tools/benchmarks/evidence.
+    # Kaiming's size instead of torch's own, which is .4 of it: the same error, and weights as large as those
+    # that downstream packages start from at random. Figures are in tools/benchmarks/evidence.
     backbone=dict(
         type='ResNet',
         depth=18,

@@ -103,7 +103,9 @@ def test_each_seed_has_its_own_labelled_images(tool, need, tmp_path):
 def test_a_frozen_random_resnet_is_more_than_its_stem(tool, need, network):
     need('mmseg')
     config = CONFIGS / f'cmp_fcn_{network}-d8_1xb8-1k_camvid-160x160.py'
-    cfg = tool.make_config(arguments(config), 'random', 0, 'frozen')
+    args = arguments(config)
+    args.cfg_options = {'model.backbone.zero_init_residual': True}
+    cfg = tool.make_config(args, 'random', 0, 'frozen')
     assert cfg.model.backbone.zero_init_residual is False
 
 
@@ -211,8 +213,8 @@ def test_other_files_of_a_small_set_are_another_run(tool, need, tmp_path, task):
 
 
 @pytest.mark.parametrize('place', [0, 40, -1])
-def test_any_byte_of_annotations_and_both_ends_of_images_count(tool, tmp_path, monkeypatch, place):
-    monkeypatch.setattr(tool, 'READ_OF_ENDS', 10)
+def test_any_byte_of_annotations_and_the_end_of_images_count(tool, tmp_path, monkeypatch, place):
+    monkeypatch.setattr(tool, 'READ_OF_END', 10)
     data = bytearray(100)
     file = tmp_path / 'images' / 'a.jpg'
     file.parent.mkdir()
@@ -222,7 +224,7 @@ def test_any_byte_of_annotations_and_both_ends_of_images_count(tool, tmp_path, m
     file.write_bytes(data)
     tool.contents.cache_clear()
     assert tool.contents(str(file)) != named
-    assert (tool.contents(str(file.parent)) != in_folder) is (place != 40)
+    assert (tool.contents(str(file.parent)) != in_folder) is (place == -1)
 
 
 def test_another_file_is_another_run(tool, tmp_path):
@@ -385,11 +387,13 @@ def test_output_of_any_bytes_is_kept(tool, tmp_path, monkeypatch):
         tool.train(Config(dict(a=1)), tmp_path / 'run', '')
 
 
-def test_other_detections_are_another_run(tool, tmp_path):
-    boxes = tmp_path / 'boxes.json'
+@pytest.mark.parametrize('key', ['bbox_file', 'headbox_file'])
+def test_other_detections_are_another_run(tool, tmp_path, key):
+    boxes, root = tmp_path / 'boxes.json', tmp_path / 'data'
+    (root / 'images').mkdir(parents=True)
     boxes.write_text('[1]')
-    dataset = dict(data_root=str(tmp_path), ann_file='absent.json', bbox_file=str(boxes))
-    cfg = Config(dict(val_dataloader=dict(dataset=dataset)))
+    dataset = dict(data_root=str(root), data_prefix=dict(img='images'), ann_file='absent.json')
+    cfg = Config(dict(val_dataloader=dict(dataset={**dataset, key: str(boxes)})))
     first = tool.fingerprint(cfg, 'random')
     boxes.write_text('[2]')
     tool.contents.cache_clear()

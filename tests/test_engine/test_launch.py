@@ -105,10 +105,23 @@ def test_the_name_of_a_file_of_weights_is_taken_as_it_is(name):
     assert options.cfg_options == {'a.source': name, 'b': [1, 2], 'c': ['u.pth', 'v.pth']}
 
 
-@pytest.mark.parametrize(('name', 'begun'), [('iter_3.pth', True), ('last_checkpoint', True), ('log', False)])
+@pytest.mark.parametrize(
+    ('name', 'begun'),
+    [
+        ('work/a/iter_3.pth', True),
+        ('disk/a/iter_3.pth', True),
+        ('work/a/log', False),
+        ('disk/b/x.pth', False),
+    ],
+)
 def test_a_run_is_begun_once_it_has_saved(tmp_path, name, begun):
+    (tmp_path / name).parent.mkdir(parents=True)
     (tmp_path / name).touch()
-    assert run_config.is_begun(tmp_path) is begun and not run_config.is_begun(tmp_path / 'absent')
+    hooks = dict(checkpoint=dict(out_dir=str(tmp_path / 'disk')))
+    cfg = Config(dict(work_dir=str(tmp_path / 'work' / 'a'), default_hooks=hooks))
+    assert run_config.is_begun(cfg) is begun
+    cfg.pop('default_hooks')
+    assert run_config.is_begun(cfg) is (begun and name.startswith('work'))
 
 
 @pytest.mark.parametrize(
@@ -317,11 +330,11 @@ def test_names_with_spaces_are_taken_as_they_are(tmp_path, capsys):
     parser.add_argument('--cfg-options', nargs='+', action=run_config.ConfigOptions)
     there = tmp_path / 'a, b'
     there.mkdir()
-    given = {'work_dir': '/d/run 1', 'data_root': 'my videos', 'c': str(there), 'load_from': 'a,b.ckpt'}
+    given = {'work_dir': '/d/run 1', 'data_root': '(old) videos', 'c': str(there), 'load_from': 'a[1,b.ckpt'}
     options = parser.parse_args(['--cfg-options', *(f'{key}={value}' for key, value in given.items())])
     assert options.cfg_options == given
-    others = ['a= 5', 'b=[1, 2]', 'c=1, 2', 'd=(True, x)', 'e=u,v']
-    parsed = dict(a=5, b=[1, 2], c=[1, 2], d=(True, 'x'), e=['u', 'v'])
+    others = ['a= 5', 'b=[1, 2]', 'c=1, 2', 'd=(True, x)', 'e=u,v', "f='/d/run 1'", "g='5'", 'h=None']
+    parsed = dict(a=5, b=[1, 2], c=[1, 2], d=(True, 'x'), e=['u', 'v'], f='/d/run 1', g=5, h=None)
     assert parser.parse_args(['--cfg-options', *others]).cfg_options == parsed
     with pytest.raises(SystemExit):
         parser.parse_args(['--cfg-options', "a='[1,2'"])

@@ -1,8 +1,10 @@
 import pytest
 import torch
+from mmengine.model.weight_init import PretrainedInit
 from torch import nn
 
 from cmp_mm.models import AlexNetFCN, ResNet
+from cmp_mm.models.backbones.resnet import zero_last_norms
 from cmp_mm.registry import MODELS
 
 
@@ -128,8 +130,12 @@ def test_zero_init_residual_keeps_what_is_trained_and_what_is_loaded(tmp_path):
     state = {name: value.clone() for name, value in trained.state_dict().items()}
     torch.save(dict(state_dict=state, meta={}), tmp_path / 'w.pth')
     again = [trained]
+    loads = dict(checkpoint=str(tmp_path / 'w.pth'))
     for start in (
-        dict(type='Pretrained', checkpoint=str(tmp_path / 'w.pth')),
+        dict(type='Pretrained', **loads),
+        dict(type='mmengine.Pretrained', **loads),
+        dict(type=PretrainedInit, **loads),
+        [*KAIMING, dict(type='Pretrained', **loads)],
         dict(type='cmp_mm.BackboneInit', source=str(tmp_path / 'w.pth')),
     ):
         again.append(ResNet(18, zero_init_residual=True, init_cfg=start))
@@ -207,3 +213,17 @@ def test_still_statistics_stay_still_when_they_are_synchronised():
     norms = [module for module in backbone.modules() if isinstance(module, nn.SyncBatchNorm)]
     assert norms and not any(module.training or module.weight.requires_grad for module in norms)
     assert backbone.training
+
+
+def test_blocks_alone_start_at_zero():
+    """HRNet's stem has a conv1 and a norm2 as well."""
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.norm2 = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+            self.rest = ResNet(18)
+
+    network = Network()
+    zero_last_norms(network)
+    assert network.norm2.weight.all() and not network.rest.layer1[0].bn2.weight.any()

@@ -134,11 +134,18 @@ def test_a_pretraining_is_another_by_its_settings_seed_and_pairs(tools, tmp_path
     (tmp_path / 'train.json').write_text('{"data_list": []}')
     stamp()
     # Lists may be equal where another video of the same name and length was prepared, too.
+    (tmp_path / 'train.json').write_text('{"data_list": [{"video": "a"}]}')
     (tmp_path / 'records').mkdir()
+
+    def record(video, fingerprint, speed):
+        made = dict(video=video, fingerprint=fingerprint, pairs=[[0, 48, 64, speed]])
+        (tmp_path / 'records' / f'{video}.json').write_text(json.dumps(made))
+
     for speed in (1.2, 1.3):
-        (tmp_path / 'records' / 'a.json').write_text(f'{{"fingerprint": 1, "pairs": [[0, 48, 64, {speed}]]}}')
+        record('a', 1, speed)
         stamp()
-    (tmp_path / 'records' / 'a.json').write_text('{"fingerprint": 2, "pairs": [[0, 48, 64, 1.3]]}')  # a copy
+    record('a', 2, 1.3)  # a copy
+    record('b', 1, 5.0)  # of a video that is no longer in the lists
     assert stamp() == stamps[-2]
     stamps.pop()
     assert len(set(stamps)) == len(stamps) == 10

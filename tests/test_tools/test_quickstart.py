@@ -57,22 +57,15 @@ tools/model_converters/*) cp "$2" "$3" ;;
 *) exec real "$@" ;;
 esac
 """
-VENV = """
-open_venv() { :; }
-stamp() { echo 1; }
-installed() { VIRTUAL_ENV=none; }
-say() { echo "$1"; }
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-"""
 
 
-def test_other_videos_are_another_run(tmp_path):
+def test_other_videos_are_another_run(tmp_path, venv_script):
     """The backbone of the videos before must not pass for that of these."""
     repo, videos, programs = tmp_path / 'repo', tmp_path / 'videos', tmp_path / 'bin'
     for folder in (repo / 'tools', videos, programs):
         folder.mkdir(parents=True)
     shutil.copy(SCRIPT, repo / 'tools')
-    (repo / 'tools' / 'venv.sh').write_text(VENV)
+    (repo / 'tools' / 'venv.sh').write_text(venv_script)
     (programs / 'python').write_text(PYTHON.replace('real', sys.executable))
     (programs / 'python').chmod(0o755)
     env = {

@@ -9,24 +9,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-VENV = """
-open_venv() { :; }
-stamp() { echo 1; }
-installed() { VIRTUAL_ENV=none; }
-say() { echo "$1"; }
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-"""
 
 
 @pytest.mark.parametrize(
     ('code', 'style', 'skipped', 'ends'), [(0, 0, 1, 0), (1, 0, 1, 1), (0, 1, 1, 1), (0, 0, 3, 1)]
 )
-def test_how_it_ends(tmp_path, code, style, skipped, ends):
+def test_how_it_ends(tmp_path, venv_script, code, style, skipped, ends):
     repo, programs = tmp_path / 'repo', tmp_path / 'bin'
     (repo / 'tools').mkdir(parents=True)
     programs.mkdir()
     shutil.copy(ROOT / 'tools' / 'run_tests.sh', repo / 'tools')
-    (repo / 'tools' / 'venv.sh').write_text(VENV)
+    (repo / 'tools' / 'venv.sh').write_text(venv_script)
     (programs / 'ruff').write_text(f'#!/bin/sh\nexit {style}\n')
     (programs / 'python').write_text(
         f"""#!/bin/sh

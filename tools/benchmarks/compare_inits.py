@@ -51,7 +51,7 @@ METRICS = {'mmseg': 'mIoU', 'mmpose': 'coco/AP', 'mmdet': 'coco/segm_mAP'}
 # Backbones freeze by number of stages; these are all of them.
 ALL_STAGES = {'cmp_mm.AlexNetFCN': 7, 'cmp_mm.ResNet': 4, 'ResNet': 4}
 NAMED = ('random', 'imagenet', 'cmp')
-READ_OF_ENDS = 2**16  # bytes
+READ_OF_END = 2**12  # bytes
 
 
 def parse_args() -> argparse.Namespace:
@@ -155,7 +155,7 @@ def freeze(cfg: Config) -> None:
     backbone = cfg.model.backbone
     if backbone.type not in ALL_STAGES:
         raise ValueError(f'--frozen knows {", ".join(ALL_STAGES)}; the backbone is {backbone.type}')
-    if backbone.type != 'cmp_mm.AlexNetFCN':
+    if backbone.type == 'ResNet' or backbone.get('zero_init_residual'):
         # Zeros at the end of each block would stay there, and a random backbone be its stem and shortcuts.
         backbone.zero_init_residual = False
     backbone.frozen_stages = min(ALL_STAGES[backbone.type], backbone.get('num_stages', 7))
@@ -257,8 +257,9 @@ def data_paths(cfg: Config) -> list[str]:
 def contents(path: str, without: Path | None = None) -> str:
     """Names, sizes and digests of the files at or below ``path``, but those below ``without``.
 
-    Times of change are no part of it: data laid out anew is the same. A file that
-    ``path`` names is read whole, those in a folder at both ends, which is all of most masks.
+    Times of change are no part of it: data laid out anew is the same. A file that ``path`` names is read
+    whole; of those in a folder, which may be a hundred thousand, the end alone, in which a PNG has the
+    checksums of all its pixels.
     """
     whole = os.path.isfile(path)
     files = [path] if whole else [str(file) for file in sorted(Path(path).rglob('*'))]
@@ -270,10 +271,9 @@ def contents(path: str, without: Path | None = None) -> str:
     for file in filter(os.path.isfile, files):
         size = os.path.getsize(file)
         with open(file, 'rb') as data:
-            digest = hashlib.sha256(data.read() if whole else data.read(READ_OF_ENDS))
-            data.seek(max(data.tell(), size - READ_OF_ENDS))
-            digest.update(data.read())
-        lines.append(f'{os.path.relpath(file, path)} {size} {digest.hexdigest()}')
+            data.seek(0 if whole else max(0, size - READ_OF_END))
+            digest = hashlib.file_digest(data, 'sha256').hexdigest()
+        lines.append(f'{os.path.relpath(file, path)} {size} {digest}')
     return '\n'.join(lines)
 
 
@@ -467,6 +467,8 @@ def main() -> int:
             known = dict(mode=mode, init=init, seed=seed)
             cfg = make_config(args, source, seed, mode)
             calls.append((cfg, source, metric, out / mode / init / f'seed{seed}', known, prefix))
+        for path in data_paths(calls[0][0]):
+            contents(path, out)  # once: runs at once would each look
         for call, (result, is_new) in zip(calls, in_parallel(one_run, calls, args.jobs), strict=True):
             results.append(result)
             trained += is_new

@@ -275,11 +275,10 @@ class PageSession:
         else:
             self.annotation.annotator = annotator
 
-    def view_masks(self, view: str) -> str:
-        """Choose what pictures show of the mask in work; says nothing."""
+    def view_masks(self, view: str) -> None:
+        """Choose what pictures show of the mask in work."""
         check_choice('view', view, MASK_VIEWS)
         self.mask_view = view
-        return ''
 
     def click_point(self, place: tuple[float, float], mode: str) -> str:
         """Add a point or remove the nearest one; returns what was done."""
@@ -324,15 +323,15 @@ class PageSession:
         return f'Positive points: {counts[0]}, static: {counts[1]}{area}. Finished objects: {finished}.'
 
     def mask_picture(self, masked: bool = True) -> np.ndarray | None:
-        """Objects, points and, if ``masked``, the mask in work over the image, or by ``mask_view`` the first
-        two over its score, black for 0 and white for 1; ``zoom`` times larger."""
+        """The image with objects, points and, if ``masked``, the mask in work; ``zoom`` times larger. By
+        ``mask_view`` that mask's score, black for 0 and white for 1, takes the place of image and mask."""
         if self.image is None or self.annotation is None:
             return None if self.image is None else enlarge(self.image, self.zoom)
         made = self.annotation.mask() if masked else None
-        ground, masks = self.image, [] if made is None else [made.mask]
+        ground, mask = self.image, None if made is None else made.mask
         if made is not None and self.mask_view == 'score':
-            ground, masks = np.repeat(np.rint(made.score * 255).astype(np.uint8)[..., None], 3, axis=2), []
-        picture = draw_masks(enlarge(ground, self.zoom), self.annotation.objects, masks, self.zoom)
+            ground, mask = np.repeat(np.rint(made.score * 255).astype(np.uint8)[..., None], 3, axis=2), None
+        picture = draw_masks(enlarge(ground, self.zoom), self.annotation.objects, mask, self.zoom)
         picture = dots(picture, self.annotation.points('positive'), self.zoom)
         return dots(picture, self.annotation.points('static'), self.zoom, STATIC_COLOUR)
 

@@ -308,11 +308,14 @@ def mask_tab(session: gr.State, inferencer: CMPInferencer, crop_size: int) -> Ta
             export = gr.Button('Export finished objects', elem_id='mask-export')
             labels = gr.DownloadButton('Download label map (png)', interactive=False, elem_id='mask-labels')
             masks = gr.DownloadButton('Download masks (zip)', interactive=False, elem_id='mask-masks')
-    options = [method, threshold, velocity, zoom]
+    options = [method, threshold, velocity, zoom, view]
     outputs = [status, canvas, summary]
     files = [labels, masks]
 
-    def prepare(state: PageSession, method: str, threshold: float, velocity: float, zoom: float) -> None:
+    def prepare(
+        state: PageSession, method: str, threshold: float, velocity: float, zoom: float, view: str
+    ) -> None:
+        state.view_masks(view)
         state.prepare_masks(
             inferencer,
             method=method,
@@ -339,11 +342,11 @@ def mask_tab(session: gr.State, inferencer: CMPInferencer, crop_size: int) -> Ta
         return [attempt(masked), *show(state)]
 
     def click(
-        state: PageSession, mode: str, method: str, threshold: float, velocity: float, zoom: float,
+        state: PageSession, mode: str, method: str, threshold: float, velocity: float, zoom: float, view: str,
         event: gr.SelectData,
     ) -> list[Any]:  # fmt: skip
         def step() -> str:
-            prepare(state, method, threshold, velocity, zoom)
+            prepare(state, method, threshold, velocity, zoom, view)
             return state.click_point(event.index, mode)
 
         return answer(state, step)
@@ -377,10 +380,7 @@ def mask_tab(session: gr.State, inferencer: CMPInferencer, crop_size: int) -> Ta
         (drop, PageSession.drop_object),
     ):
         control.click(button(step), [session], [*outputs, *files], **drawn)
-    gr.on([each.change for each in (method, zoom)], change, [session, *options], outputs, **drawn)
-    view.change(
-        lambda state, view: answer(state, lambda: state.view_masks(view)), [session, view], outputs, **drawn
-    )
+    gr.on([each.change for each in (method, zoom, view)], change, [session, *options], outputs, **drawn)
     # Also by keyboard; of what a drag passes only the place it ends at has to be drawn.
     slid = dict(drawn, trigger_mode='always_last')
     gr.on([each.change for each in (threshold, velocity)], change, [session, *options], outputs, **slid)

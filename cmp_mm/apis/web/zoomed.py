@@ -30,19 +30,17 @@ def dots(
 
 
 def draw_masks(
-    picture: np.ndarray, objects: Sequence[np.ndarray], in_work: Sequence[np.ndarray], zoom: int
+    picture: np.ndarray, objects: Sequence[np.ndarray], in_work: np.ndarray | None, zoom: int
 ) -> np.ndarray:
     """Draw (H, W) bool masks of an image on its picture ``zoom`` times larger; returns what was drawn.
 
     Args:
         picture: what to draw on.
         objects: those that are finished, told apart by their colours.
-        in_work: the one that is not, if there is one; drawn last.
+        in_work: the one that is not, drawn last.
         zoom: see above.
     """
     work_colour, *colours = _MASK_COLOURS
     for number, mask in enumerate(objects):
         picture = overlay_mask(picture, enlarge(mask, zoom), colours[number % len(colours)])
-    for mask in in_work:
-        picture = overlay_mask(picture, enlarge(mask, zoom), work_colour)
-    return picture
+    return picture if in_work is None else overlay_mask(picture, enlarge(in_work, zoom), work_colour)

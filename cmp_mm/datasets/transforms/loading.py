@@ -72,12 +72,11 @@ class LoadFlow(BaseTransform):
         backend_args = results.get('backend_args') or self.backend_args
         root = results.get('flow_root')
         is_pair = not isinstance(path, str)
-        name = ', '.join(path) if is_pair else path
         data = tuple(read_file(one, backend_args, root) for one in (path if is_pair else (path,)))
         try:
             flow, valid = decode_flow(data if is_pair else data[0], fmt, results['flow_bound'])
         except FlowFormatError as error:
-            raise BadSampleError(f'flow {name} cannot be decoded: {error}') from None
+            raise BadSampleError(f'flow {_name(path)} cannot be decoded: {error}') from None
         results['flow'] = flow
         _check_sizes(results)
         if valid is not None:
@@ -94,8 +93,12 @@ def _check_sizes(results: dict) -> None:
         return
     (height, width), (rows, columns) = results['img'].shape[:2], results['flow'].shape[:2]
     if (height, width) != (rows, columns):
-        path = results['flow_path']
-        name = path if isinstance(path, str) else ', '.join(path)
         raise BadSampleError(
-            f'flow {name} is {columns} x {rows} pixels; its image {results["img_path"]} is {width} x {height}'
+            f'flow {_name(results.get("flow_path"))} is {columns} x {rows} pixels; its image '
+            f'{results.get("img_path")} is {width} x {height}'
         )
+
+
+def _name(path: str | list[str] | tuple[str, ...] | None) -> str:
+    """One file, or the two of a flow in a pair of images."""
+    return ', '.join(path) if isinstance(path, (list, tuple)) else str(path)

@@ -12,11 +12,12 @@ from cmp_mm.registry import MODELS
 
 
 def zero_last_norms(network: nn.Module) -> None:
-    """Set the last batch normalisation of every residual block to zero, of mmcv's and of mmseg's blocks."""
+    """Set the last batch normalisation of every residual block to zero, mmcv's blocks as mmseg's."""
     for block in network.modules():
         names = ('norm3', 'bn3', 'norm2', 'bn2')
         last = next((getattr(block, name) for name in names if getattr(block, name, None) is not None), None)
-        if last is not None and hasattr(block, 'conv1'):
+        # Not of HRNet's stem, which has a conv1 and a norm2 too.
+        if last is not None and hasattr(block, 'downsample'):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
@@ -107,7 +108,9 @@ class ResNet(MMCVResNet, BaseModule):
         is_first = not self.is_init
         BaseModule.init_weights(self)
         entries = self.init_cfg if isinstance(self.init_cfg, (list, tuple)) else [self.init_cfg]
-        loads = any(entry and entry.get('type') == 'Pretrained' for entry in entries)
+        kinds = [entry.get('type') for entry in entries if entry]
+        names = [getattr(kind, '__name__', str(kind)).rpartition('.')[2] for kind in kinds]
+        loads = not {'Pretrained', 'PretrainedInit'}.isdisjoint(names)
         # BackboneInit turns it off where it loads.
         if is_first and self.zero_init_residual and not loads:
             zero_last_norms(self)

@@ -396,16 +396,28 @@ def test_clicks_are_not_lost_and_do_not_overtake(page):
 def test_the_score_of_a_mask_is_shown_instead(page):
     page.click('mask', 20, 20)
     masked = page.shown['mask-canvas']
-    made, zoom = page.session.annotation.mask(), page.session.zoom
+
+    def assert_score(*points):
+        made, zoom = page.session.annotation.mask(), page.session.zoom
+        y, x = np.mgrid[: made.score.shape[0], : made.score.shape[1]]
+        away = np.all([np.hypot(x - one[0], y - one[1]) > 12 for one in points], axis=0)  # of what is drawn
+        shown = page.shown['mask-canvas'][::zoom, ::zoom]
+        np.testing.assert_array_equal(shown[away], np.rint(made.score * 255)[away][:, None].repeat(3, 1))
+
     page.shown['mask-view'] = 'score'
     page.fire('mask-view', 'change')
-    scored = page.shown['mask-canvas']
-    assert scored.shape == masked.shape and (scored != masked).any()
-    away = np.hypot(*(np.mgrid[: made.score.shape[0], : made.score.shape[1]] - 20)) > 12  # of the point drawn
-    np.testing.assert_array_equal(scored[::zoom, ::zoom, 0][away], np.rint(made.score * 255)[away])
-    page.click('mask', 30, 20)  # stays
-    assert (page.shown['mask-canvas'] != scored).any()
+    assert_score((20, 20))
+    page.click('mask', 30, 20)
+    assert_score((20, 20), (30, 20))
     page.shown['mask-view'] = 'mask'
     page.fire('mask-view', 'change')
     page.fire('mask-undo', 'click')
     np.testing.assert_array_equal(page.shown['mask-canvas'], masked)
+
+
+def test_what_is_shown_of_masks_outlives_the_session(page, image):
+    page.shown['mask-view'] = 'score'
+    page.lose()
+    page.choose(png(image))
+    page.click('mask', 20, 20)
+    assert page.session.mask_view == 'score'

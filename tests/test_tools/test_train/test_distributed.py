@@ -218,7 +218,8 @@ def test_slurm_scripts(environment, tmp_path, name, arguments):
     srun = tmp_path / 'srun'
     srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     srun.chmod(0o755)
-    env = {**environment, 'PATH': f'{tmp_path}:{environment["PATH"]}', 'GPUS': '4'}
+    clean = {key: value for key, value in environment.items() if not key.startswith(('GPUS', 'CPUS_PER'))}
+    env = {**clean, 'PATH': f'{tmp_path}:{environment["PATH"]}', 'GPUS': '4'}
     env['SRUN_ARGS'] = '--qos=low --time=1'
     script = ROOT / 'tools' / f'slurm_{name}.sh'
     command = ['bash', script, 'gpu', 'job', 'c.py', *arguments]

@@ -117,7 +117,6 @@ def _kaiming(cfg: Config) -> None:
 
 def _zero_init(cfg: Config) -> None:
     # What mmseg's, mmpose's and mmdet's own ResNets start from.
-    _kaiming(cfg)
     kind = cfg.model.backbone.type
     if kind != 'ResNet':
         raise ValueError(
@@ -160,7 +159,8 @@ RECIPES = {
         'CMP, the same, and a bias that starts at how often each bin occurs', _both(_kaiming, _prior)
     ),
     'cmp-zero-kaiming': Recipe(
-        'CMP, Kaiming initialisation of the backbone, the last norm of each block at zero', _zero_init
+        'CMP, Kaiming initialisation of the backbone, the last norm of each block at zero',
+        _both(_kaiming, _zero_init),
     ),
     'walker-kaiming': Recipe('Walker, Kaiming initialisation of the backbone', _both(_walker, _kaiming)),
     'cmp-4-kaiming': Recipe(
@@ -253,15 +253,30 @@ def run(command: list, log: Path) -> None:
 def _stamp(cfg: Config, data_root: Path) -> str:
     """What a pretraining depends on: its config, and the pairs by their lists and how they were made."""
     digest = hashlib.sha256(cfg.pretty_text.encode())
+    videos = set()
     for name in ('train.json', 'val.json'):
-        digest.update((data_root / name).read_bytes())
+        text = (data_root / name).read_bytes()
+        digest.update(text)
+        videos.update(entry.get('video') for entry in json.loads(text).get('data_list', ()))
     settings = data_root / 'settings.json'
     if settings.is_file():  # a set made by hand has none
         digest.update(settings.read_bytes())
     # Of another video by the same name the lists may be equal; how its pairs move is not.
-    for record in sorted(data_root.glob('records/*.json')):
-        digest.update(json.dumps(json.loads(record.read_bytes()).get('pairs')).encode())
+    records = (json.loads(file.read_bytes()) for file in data_root.glob('records/*.json'))
+    pairs = {record['video']: record.get('pairs') for record in records if record.get('video') in videos}
+    digest.update(json.dumps(pairs, sort_keys=True).encode() if pairs else b'')
     return digest.hexdigest()[:12]
+
+
+def chosen_data(recipe: Recipe, name: str, pairs: dict[str, Path]) -> Path:
+    """The folder of pairs that a recipe asks for.
+
+    Raises:
+        ValueError: it is not given.
+    """
+    if recipe.data not in pairs:
+        raise ValueError(f'recipe {name} needs pairs named {recipe.data!r}; given are {", ".join(pairs)}')
+    return pairs[recipe.data]
 
 
 def pretrain(
@@ -294,9 +309,7 @@ def pretrain(
         ValueError: no such pairs.
     """
     recipe = RECIPES[name]
-    if recipe.data not in pairs:
-        raise ValueError(f'recipe {name} needs pairs named {recipe.data!r}; given are {", ".join(pairs)}')
-    data_root = pairs[recipe.data]
+    data_root = chosen_data(recipe, name, pairs)
     with _READING:
         cfg = pretraining_config(recipe, data_root, scale, seed, backbone)
     folder = out / f'{name}-seed{seed}-{_stamp(cfg, data_root)}'
@@ -466,13 +479,15 @@ def pretrain_all(args: argparse.Namespace) -> dict[str, list[dict]]:
 
     Raises:
         RuntimeError: a tool failed.
-        ValueError: pairs that a recipe needs are not there.
+        ValueError: pairs that a recipe needs are not there, or the backbone is not one for it.
     """
     pairs, scale, out = chosen_pairs(args), chosen_scale(args), args.pretrained or args.out
 
     def one(name: str, seed: int) -> dict:
         return pretrain(name, pairs, scale, out, seed, args.backbone, args.pretrain_workers)
 
+    for name in args.recipes:  # what cannot be built is told before anything is trained
+        pretraining_config(RECIPES[name], chosen_data(RECIPES[name], name, pairs), scale, 0, args.backbone)
     wanted = [(name, seed) for name in args.recipes for seed in args.pretrain_seeds]
     found = list(in_parallel(one, wanted, args.jobs))
     return {
