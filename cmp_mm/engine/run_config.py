@@ -48,13 +48,12 @@ class ConfigOptions(DictAction):
         parsed: dict[str, Any] = {}
         for text in values:
             key, _, value = text.partition('=')
-            name = _as_name(value)
-            if name is None:
+            parsed[key] = _as_name(value)
+            if parsed[key] is None:
                 try:
-                    name = self._parse_iterable(value)
+                    parsed[key] = self._parse_iterable(value)
                 except AssertionError as error:  # brackets that do not match
                     parser.error(f'{option_string}: {error}')
-            parsed[key] = name
         setattr(namespace, self.dest, {**(getattr(namespace, self.dest, None) or {}), **parsed})
 
 

@@ -268,15 +268,16 @@ def _stamp(cfg: Config, data_root: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def chosen_data(recipe: Recipe, name: str, pairs: dict[str, Path]) -> Path:
-    """The folder of pairs that a recipe asks for.
+def chosen_data(name: str, pairs: dict[str, Path]) -> Path:
+    """The folder of pairs that the recipe of a name asks for.
 
     Raises:
         ValueError: it is not given.
     """
-    if recipe.data not in pairs:
-        raise ValueError(f'recipe {name} needs pairs named {recipe.data!r}; given are {", ".join(pairs)}')
-    return pairs[recipe.data]
+    data = RECIPES[name].data
+    if data not in pairs:
+        raise ValueError(f'recipe {name} needs pairs named {data!r}; given are {", ".join(pairs)}')
+    return pairs[data]
 
 
 def pretrain(
@@ -309,7 +310,7 @@ def pretrain(
         ValueError: no such pairs.
     """
     recipe = RECIPES[name]
-    data_root = chosen_data(recipe, name, pairs)
+    data_root = chosen_data(name, pairs)
     with _READING:
         cfg = pretraining_config(recipe, data_root, scale, seed, backbone)
     folder = out / f'{name}-seed{seed}-{_stamp(cfg, data_root)}'
@@ -487,7 +488,7 @@ def pretrain_all(args: argparse.Namespace) -> dict[str, list[dict]]:
         return pretrain(name, pairs, scale, out, seed, args.backbone, args.pretrain_workers)
 
     for name in args.recipes:  # what cannot be built is told before anything is trained
-        pretraining_config(RECIPES[name], chosen_data(RECIPES[name], name, pairs), scale, 0, args.backbone)
+        pretraining_config(RECIPES[name], chosen_data(name, pairs), scale, 0, args.backbone)
     wanted = [(name, seed) for name in args.recipes for seed in args.pretrain_seeds]
     found = list(in_parallel(one, wanted, args.jobs))
     return {
