@@ -3,12 +3,14 @@
 #
 #     bash tools/quickstart.sh [VIDEO...]
 #
-# VIDEO: video files, folders of videos or folders of frames. With none, figures are rendered to learn from.
+# VIDEO: video files, folders of videos or folders of frames, half an hour on 2 cores. With none, figures are
+# rendered to learn from, some minutes.
 # Started again it goes on where it was stopped; what is done is not done again. In the environment:
 #     CMP_MM_VENV   virtual environment                (.venv)
 #     CMP_MM_OUT    where everything is written         (work_dirs/quickstart-... , one for each set of videos)
-#     CMP_MM_ITERS  iterations of training              (600, some minutes on 2 cores)
-#     CMP_MM_CONFIG which of configs/cmp/*resnet18*quick* to train (the one of 800 iterations), also relative to here
+#     CMP_MM_ITERS  iterations of training              (the config's, 3000 for videos; 600 for the figures)
+#     CMP_MM_CONFIG which of configs/cmp/*resnet18*quick* to train, also relative to here
+#                   (videos: k15or41, the one whose backbone gains; the figures: the one of 800 iterations)
 # Another number of iterations or config is another run beside the first, with the same pairs; so is one after
 # videos have come, gone or changed.
 set -euo pipefail
@@ -20,8 +22,9 @@ for source in "$@"; do
     fi
     SOURCES+=("$(realpath "$source")")
 done
-if [[ ! "${CMP_MM_ITERS:-600}" =~ ^[1-9][0-9]{0,6}$ ]] || [ "${CMP_MM_ITERS:-600}" -le 20 ]; then
-    echo "CMP_MM_ITERS is $CMP_MM_ITERS; expected a whole number above 20, which the warm-up takes" >&2
+ITERS="${CMP_MM_ITERS:-}"
+if [ -n "$ITERS" ] && { [[ ! "$ITERS" =~ ^[1-9][0-9]{0,6}$ ]] || [ "$ITERS" -le 20 ]; }; then
+    echo "CMP_MM_ITERS is $ITERS; expected a whole number above 20, which the warm-up takes" >&2
     exit 1
 fi
 # Relative to where it is called, as VIDEO is.
@@ -34,11 +37,17 @@ if [ -n "${CMP_MM_CONFIG:-}" ] && [ ! -f "$CMP_MM_CONFIG" ]; then
     echo "CMP_MM_CONFIG is $CMP_MM_CONFIG: there is no such file" >&2
     exit 1
 fi
-NAME=puppets
-[ ${#SOURCES[@]} -eq 0 ] || NAME=$(printf '%s\n' "${SOURCES[@]}" | sha256sum | cut -c 1-8)
+if [ ${#SOURCES[@]} -gt 0 ]; then
+    NAME=$(printf '%s\n' "${SOURCES[@]}" | sha256sum | cut -c 1-8)
+    # After 800 iterations a backbone gains nothing yet, and with many arrows always less than with few for half.
+    CONFIG=configs/cmp/cmp_resnet18-plain_quick-k15or41-1xb16-3k_pairs-96x96.py
+else
+    NAME=puppets
+    CONFIG=configs/cmp/cmp_resnet18-plain_quick-1xb16-800_pairs-96x96.py
+    [ -n "${CMP_MM_CONFIG:-}" ] || ITERS="${ITERS:-600}"  # enough to see that all of it works
+fi
 OUT="${CMP_MM_OUT:-work_dirs/quickstart-$NAME}"
-ITERS="${CMP_MM_ITERS:-600}"
-CONFIG="${CMP_MM_CONFIG:-configs/cmp/cmp_resnet18-plain_quick-1xb16-800_pairs-96x96.py}"
+CONFIG="${CMP_MM_CONFIG:-$CONFIG}"
 
 open_venv "${CMP_MM_VENV:-.venv}"
 STAMP=$(stamp quickstart)
@@ -50,6 +59,17 @@ else
     pins torch
     pins --no-build-isolation --editable '.[lite]'
     finish_install "$STAMP"
+fi
+
+if [ -z "$ITERS" ]; then
+    ITERS=$(python - "$CONFIG" <<'PY'
+import sys
+
+from mmengine import Config
+
+print(Config.fromfile(sys.argv[1]).train_cfg.max_iters)
+PY
+    )
 fi
 
 PAIRS="$OUT/pairs"
@@ -127,11 +147,11 @@ say 'Export of the backbone'
 python tools/model_converters/extract_backbone.py "$CHECKPOINT" "$RUN/backbone.pth"
 
 say 'Done'
-python - "$RUN" "$PAIRS" "$HELD_OUT" <<'PY'
+python - "$RUN" "$PAIRS" "$HELD_OUT" ${#SOURCES[@]} <<'PY'
 import json
 import sys
 
-run, pairs, held_out = sys.argv[1:]
+run, pairs, held_out, videos = sys.argv[1:]
 metrics = json.load(open(f'{run}/metrics.json'))
 print(f'End-point error on {held_out}, pixels (smaller is better):')
 for name, label in (
@@ -141,6 +161,12 @@ for name, label in (
     ('zero', 'no motion at all'),
 ):
     print(f'    {metrics[f"{name}/epe"]:6.2f}  {label}')
+if int(videos):
+    more = """  - more videos make a better backbone; where arrows are to be followed, from photo to motion, the twin
+    with many arrows for every image does it better:
+    CMP_MM_CONFIG=configs/cmp/cmp_resnet18-plain_quick-1xb16-3k_pairs-96x96.py bash tools/quickstart.sh VIDEO..."""
+else:
+    more = """  - your own videos, for a backbone to fine-tune, in half an hour:  bash tools/quickstart.sh VIDEO..."""
 print(f'''
     {pairs}: what it learnt from; look at contact_sheet.png
     {run}:
@@ -148,10 +174,8 @@ print(f'''
         train               log, checkpoints
         backbone.pth        the pretrained backbone
 
-A few minutes on few videos are a start. Next (`source {sys.prefix}/bin/activate` for what is run by hand):
-  - more videos and more iterations, for a better backbone; 25 to 40 minutes of one core:
-    CMP_MM_CONFIG=configs/cmp/cmp_resnet18-plain_quick-k15or41-1xb16-3k_pairs-96x96.py CMP_MM_ITERS=3000 \\
-        CMP_MM_OUT=work_dirs/mine bash tools/quickstart.sh VIDEO...
+Next (`source {sys.prefix}/bin/activate` for what is run by hand):
+{more}
   - the backbone in a segmentation config, and whether it helps:  configs/downstream/mmseg/README.md
   - networks and schedules of the paper:  configs/cmp/README.md''')
 PY

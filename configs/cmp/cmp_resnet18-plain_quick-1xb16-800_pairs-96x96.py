@@ -1,5 +1,5 @@
 # Minutes on two CPU cores, on one's own videos or the puppets: network, crop, bins, range and learning rate
-# were found by trying, for small frames and few iterations. tools/quickstart.sh runs it.
+# were found by trying, for small frames and few iterations. tools/quickstart.sh runs it on the puppets.
 _base_ = ['../_base_/datasets/custom_pairs.py', '../_base_/default_runtime.py']
 
 codec = dict(type='QuantizedFlowCodec', num_bins=61, max_flow=15.0)

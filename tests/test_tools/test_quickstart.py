@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ def test_a_missing_config_is_named(tmp_path):
 
 
 # Stands for Python: 'trains' what it is asked to, so that the script alone is looked at.
-PYTHON = """#!/bin/bash
+PYTHON = r"""#!/bin/bash
 case "$1" in
 tools/dataset_converters/video2pairs.py)
     for last; do out_of=$next; next=$last; [ "$out_of" != --out ] || out=$last; done
@@ -51,7 +52,11 @@ tools/dataset_converters/video2pairs.py)
     printf '{"data_list": [%s]}' "$(ls "$2" | sed 's/.*/"&"/' | paste -sd,)" > "$out/train.json"
     cp "$out/train.json" "$out/val.json"
     [ "$(ls "$2" | wc -l)" -gt 1 ] || echo '{"data_list": []}' > "$out/val.json" ;;
-tools/train.py) mkdir -p "$4" && echo train >> "$4/iter_21.pth" && echo "$*" > "$4/args" ;;
+tools/dataset_converters/render_puppets.py)
+    mkdir -p "$3" && echo '{"data_list": [1]}' | tee "$3/train.json" > "$3/val.json" ;;
+tools/train.py)
+    iterations=$(sed 's/.*max_iters=\([0-9]*\).*/\1/' <<< "$*")
+    mkdir -p "$4" && echo train >> "$4/iter_$iterations.pth" && echo "$*" > "$4/args" ;;
 tools/test.py) echo '{"cmp/epe": 1, "nearest/epe": 1, "idw/epe": 1, "zero/epe": 1}' > "$9" ;;
 tools/model_converters/*) cp "$2" "$3" ;;
 *) exec real "$@" ;;
@@ -59,28 +64,66 @@ esac
 """
 
 
-def test_other_videos_are_another_run(tmp_path, venv_script):
-    """The backbone of the videos before must not pass for that of these."""
-    repo, videos, programs = tmp_path / 'repo', tmp_path / 'videos', tmp_path / 'bin'
-    for folder in (repo / 'tools', videos, programs):
+@pytest.fixture
+def start(tmp_path, venv_script):
+    """Runs the script to its end in a repository of its own, on the sources named."""
+    repo, programs = tmp_path / 'repo', tmp_path / 'bin'
+    for folder in (repo / 'tools', programs):
         folder.mkdir(parents=True)
     shutil.copy(SCRIPT, repo / 'tools')
+    shutil.copytree(ROOT / 'configs', repo / 'configs')
     (repo / 'tools' / 'venv.sh').write_text(venv_script)
     (programs / 'python').write_text(PYTHON.replace('real', sys.executable))
     (programs / 'python').chmod(0o755)
-    env = {
-        **os.environ,
-        'PATH': f'{programs}:{os.environ["PATH"]}',
-        'CMP_MM_ITERS': '21',
-        'PYTHONPATH': str(ROOT),
-    }
+    env = {**os.environ, 'PATH': f'{programs}:{os.environ["PATH"]}', 'PYTHONPATH': str(ROOT)}
 
-    def start():
-        command = ['bash', str(repo / 'tools' / 'quickstart.sh'), str(videos)]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100)
+    def start(*sources, **environment):
+        command = ['bash', str(repo / 'tools' / 'quickstart.sh'), *map(str, sources)]
+        done = subprocess.run(
+            command, env={**env, **environment}, capture_output=True, text=True, timeout=100
+        )
         assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout, sorted(repo.rglob('iter_21.pth'))
+        return done.stdout, sorted(repo.rglob('iter_*.pth'))
 
+    return start
+
+
+@pytest.mark.parametrize(
+    'of_videos, environment, config, iterations',
+    [
+        (True, {}, 'k15or41-1xb16-3k', 3000),  # the recipe whose backbone gains
+        (False, {}, '1xb16-800', 600),  # minutes, to see that all works
+        (True, {'CMP_MM_ITERS': '50'}, 'k15or41-1xb16-3k', 50),
+        (True, {'CMP_MM_CONFIG': '1xb16-800'}, '1xb16-800', 800),
+        (False, {'CMP_MM_CONFIG': '1xb16-3k'}, '1xb16-3k', 3000),
+    ],
+)
+def test_what_is_trained(tmp_path, start, of_videos, environment, config, iterations):
+    name = 'cmp_resnet18-plain_quick-{}_pairs-96x96.py'
+    if 'CMP_MM_CONFIG' in environment:
+        environment = {'CMP_MM_CONFIG': 'configs/cmp/' + name.format(environment['CMP_MM_CONFIG'])}
+    videos = [tmp_path / 'videos'] if of_videos else []
+    for folder in videos:
+        folder.mkdir()
+        for video in ('one.mp4', 'two.mp4'):
+            (folder / video).touch()
+    output, (checkpoint,) = start(*videos, **environment)
+    assert f'Training, {iterations} iterations' in output
+    asked = checkpoint.with_name('args').read_text().split()
+    assert Path(asked[1]).name == name.format(config)
+    assert {f'train_cfg.max_iters={iterations}', f'param_scheduler.1.end={iterations}'} <= set(asked)
+    assert checkpoint.name == f'iter_{iterations}.pth'
+    assert ('quickstart-puppets' in str(checkpoint)) is not of_videos
+    # What comes next: better from one's own videos, or your own videos.
+    assert ('with many arrows for every image' in output) is of_videos
+    assert ('your own videos' in output) is not of_videos
+
+
+def test_other_videos_are_another_run(tmp_path, start):
+    """The backbone of the videos before must not pass for that of these."""
+    videos = tmp_path / 'videos'
+    videos.mkdir()
+    start = partial(start, videos, CMP_MM_ITERS='21')
     (videos / 'one.mp4').touch()
     output, first = start()
     assert len(first) == 1 and 'a run of its own' not in output
