@@ -153,14 +153,15 @@ import sys
 
 run, pairs, held_out, videos = sys.argv[1:]
 metrics = json.load(open(f'{run}/metrics.json'))
-print(f'End-point error on {held_out}, pixels (smaller is better):')
+print(f'On {held_out}, {metrics["guidance_points"]:.0f} arrows an image (smaller is better):')
+print('    error, px   outliers, % (off by more than 3 px and 5 %)')
 for name, label in (
     ('cmp', 'the network'),
     ('nearest', 'the nearest arrow'),
     ('idw', 'arrows weighted by distance'),
     ('zero', 'no motion at all'),
 ):
-    print(f'    {metrics[f"{name}/epe"]:6.2f}  {label}')
+    print(f'    {metrics[f"{name}/epe"]:9.2f}   {metrics[f"{name}/fl"]:11.1f}   {label}')
 if int(videos):
     more = """  - more videos make a better backbone; where arrows are to be followed, from photo to motion, the twin
     with many arrows for every image does it better:

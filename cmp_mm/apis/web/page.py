@@ -18,7 +18,8 @@ _INTRODUCTION = """# Motion propagation
 A few arrows become the motion of the whole image. Choose an image, then click."""
 
 _NO_NETWORK = """# No checkpoint is loaded
-The page needs a trained network. To train a small one, in minutes from rendered puppets or in half an hour from your videos:
+The page needs a trained network. To train a small one, in half an hour from your videos, or in minutes from
+rendered puppets:
 
 ```bash
 bash tools/quickstart.sh [VIDEO...]
