@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import importlib
 import json
+import re
 import statistics
 import sys
 from pathlib import Path
@@ -74,6 +75,8 @@ def test_the_quick_configs_are_the_recipe_measured(tools, name, recipe):
 
 
 def test_recipes_differ_in_what_they_say(tools, tmp_path):
+    entries = [dict(video=str(index)) for index in range(30)]
+    (tmp_path / 'train.json').write_text(json.dumps(dict(data_list=entries)))
     recipes = tools['recipes']
     scale = recipes.Scale(short_side=48, crop=32, iterations=12)
     configs = {
@@ -817,6 +820,8 @@ def test_what_fails_is_told(tools, tmp_path, monkeypatch):
 def test_recipes_are_what_they_say(tools, tmp_path):
     recipes = tools['recipes']
     most = {'cmp-2': 2, 'cmp-1to32': (1, 32), 'cmp-0to4-kaiming': (0, 4)}
+    videos = [f'{index // 3:02d}' for index in range(90)][::-1]  # 30 of three pairs, not in order
+    (tmp_path / 'train.json').write_text(json.dumps(dict(data_list=[dict(video=name) for name in videos])))
     for name, recipe in recipes.RECIPES.items():
         cfg = recipes.pretraining_config(recipe, tmp_path, recipes.Scale())
         steps = cfg.train_dataloader.dataset.pipeline
@@ -831,6 +836,24 @@ def test_recipes_are_what_they_say(tools, tmp_path):
         assert cfg.optim_wrapper.optimizer.type == ('SGD' if 'sgd' in name else 'AdamW'), name
         assert (cfg.model.get('use_guidance') is False) == name.startswith('walker'), name
         assert any(hook['type'] == 'BinPriorHook' for hook in cfg.custom_hooks) == ('prior' in name), name
+        number = int((re.search(r'(\d+)videos', name) or [0, 0])[1])
+        indices = cfg.train_dataloader.dataset.get('indices')
+        if number:
+            chosen = sorted({videos[index] for index in indices})
+            assert len(indices) == 3 * number and len(chosen) == number, name
+            assert chosen == [f'{30 * index // number:02d}' for index in range(number)], name  # far apart
+        else:
+            assert indices is None, name
+        assert 'indices' not in cfg.val_dataloader.dataset, name
+
+
+def test_fewer_videos_than_a_recipe_expects(tools, tmp_path):
+    recipes = tools['recipes']
+    (tmp_path / 'train.json').write_text(json.dumps(dict(data_list=[dict(video='one')])))
+    with pytest.raises(
+        ValueError, match=f'^{tmp_path}: videos to train on: 1; the recipe expects at least 6$'
+    ):
+        recipes.pretraining_config(recipes.RECIPES['cmp-k15or41-6videos-kaiming'], tmp_path, recipes.Scale())
 
 
 def test_pairs_by_name_may_lie_where_a_path_has_the_sign(tools, tmp_path):

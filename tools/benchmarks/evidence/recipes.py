@@ -137,6 +137,24 @@ def _prior(cfg: Config) -> None:
     cfg.custom_hooks.append(dict(type='BinPriorHook'))
 
 
+def _videos(number: int) -> Callable[[Config], None]:
+    """Train on so many of the videos only, evenly spread over their names; validation keeps its own."""
+
+    def change(cfg: Config) -> None:
+        data = cfg.train_dataloader.dataset
+        entries = json.loads(Path(data.data_root, data.ann_file).read_bytes())['data_list']
+        of_videos = [entry.get('video') for entry in entries]
+        videos = sorted({video for video in of_videos if video})
+        if len(videos) < number:
+            raise ValueError(
+                f'{data.data_root}: videos to train on: {len(videos)}; the recipe expects at least {number}'
+            )
+        chosen = {videos[i * len(videos) // number] for i in range(number)}
+        data.indices = [index for index, video in enumerate(of_videos) if video in chosen]
+
+    return change
+
+
 def _both(*changes: Callable[[Config], None]) -> Callable[[Config], None]:
     def change(cfg: Config) -> None:
         for one in changes:
@@ -148,6 +166,8 @@ def _both(*changes: Callable[[Config], None]) -> Callable[[Config], None]:
 def _sgd(cfg: Config) -> None:
     cfg.optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4))
 
+
+_EITHER = _either((15, 60), (41, 120))
 
 RECIPES = {
     'walker': Recipe('Walker: no guidance', _walker),
@@ -176,7 +196,13 @@ RECIPES = {
     ),
     'cmp-k15or41-kaiming': Recipe(
         'CMP, K 15 and grid 60 or K 41 and grid 120, drawn per image, Kaiming initialisation of the backbone',
-        _both(_either((15, 60), (41, 120)), _kaiming),
+        _both(_EITHER, _kaiming),
+    ),
+    'cmp-k15or41-24videos-kaiming': Recipe(
+        'CMP, the same, on 24 of the videos', _both(_EITHER, _kaiming, _videos(24))
+    ),
+    'cmp-k15or41-6videos-kaiming': Recipe(
+        'CMP, the same, on 6 of the videos', _both(_EITHER, _kaiming, _videos(6))
     ),
     'cmp-0to4-kaiming': Recipe(
         'CMP, at most 0 to 4 points, drawn per image, Kaiming initialisation of the backbone',
