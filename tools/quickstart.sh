@@ -157,11 +157,13 @@ print(f'On {held_out}, {metrics["guidance_points"]:.0f} arrows an image (smaller
 print('    error, px   outliers, % (off by more than 3 px and 5 %)')
 for name, label in (
     ('cmp', 'the network'),
+    ('corrected', 'the network, with what it misses at the arrows added'),
     ('nearest', 'the nearest arrow'),
     ('idw', 'arrows weighted by distance'),
     ('zero', 'no motion at all'),
 ):
-    print(f'    {metrics[f"{name}/epe"]:9.2f}   {metrics[f"{name}/fl"]:11.1f}   {label}')
+    if f'{name}/epe' in metrics:
+        print(f'    {metrics[f"{name}/epe"]:9.2f}   {metrics[f"{name}/fl"]:11.1f}   {label}')
 if int(videos):
     more = """  - more videos make a better backbone; where arrows are to be followed, from photo to motion, the twin
     with many arrows for every image does it better:

@@ -153,7 +153,8 @@ class PointAnnotator:
         for direction in DIRECTIONS:
             rows[len(static) :, 2:] = np.array(direction) * self.velocity * ratio
             sets.append(rows[kept])
-        flows = self.inferencer.propagate(encoded, sets, batch_size=len(sets))
+        # Without a correction, which pulls along by distance what the network does not.
+        flows = self.inferencer.propagate(encoded, sets, batch_size=len(sets), correction='none')
         return flows / flows.new_tensor(ratio)[:, None, None]
 
     def _box(self, positive: np.ndarray) -> tuple[int, int, int, int]:

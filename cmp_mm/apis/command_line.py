@@ -15,6 +15,7 @@ from cmp_mm.engine import CheckpointError
 from cmp_mm.flow import write_whole
 
 from .arrows import COLLISIONS, OUT_OF_RANGE
+from .correction import CORRECTIONS
 from .errors import InputError
 from .inferencer import NORMALIZATIONS, CMPInferencer
 from .loading import HOW_TO_GET_WEIGHTS
@@ -43,6 +44,13 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
         default='warn',
         help="vectors beyond the network's range (default: %(default)s)",
     )
+    group.add_argument(
+        '--correction',
+        choices=CORRECTIONS,
+        default='none',
+        help='idw adds what the flow misses at the arrows, by distance; masks are made without (default: '
+        '%(default)s)',
+    )
 
 
 def build_inferencer(args: argparse.Namespace) -> CMPInferencer:
@@ -55,6 +63,7 @@ def build_inferencer(args: argparse.Namespace) -> CMPInferencer:
         working_size=args.working_size,
         collisions=args.collisions,
         out_of_range=args.out_of_range,
+        correction=args.correction,
     )
 
 

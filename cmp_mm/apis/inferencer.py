@@ -28,6 +28,7 @@ from .arrows import (
     raise_or_warn,
     to_working_size,
 )
+from .correction import CORRECTIONS, correct_at_arrows
 from .errors import InputError, check_choice, check_count
 from .images import COLOR_ORDERS, ImageLike, to_rgb_tensor
 from .loading import load_network
@@ -84,6 +85,8 @@ class CMPInferencer:
         out_of_range: vectors with a component beyond what the codec expresses (50 px of the working size)
             are passed on with a warning ('warn'), cut ('clip'), shrunk with all of their set and the flow
             enlarged again ('rescale'), or an 'error'.
+        correction: 'none' is the network's own flow, the reference's; with 'idw' what it misses at the arrows
+            is added, weighted by inverse squared distance, so that each is met; see `correct_at_arrows`.
 
     Raises:
         InputError: an unknown config, no weights, or an unknown option.
@@ -99,10 +102,12 @@ class CMPInferencer:
         working_size: int | Sequence[int] | None = None,
         collisions: str = 'last',
         out_of_range: str = 'warn',
+        correction: str = 'none',
     ) -> None:
         check_choice('normalization', normalization, NORMALIZATIONS)
         check_choice('collisions', collisions, COLLISIONS)
         check_choice('out_of_range', out_of_range, OUT_OF_RANGE)
+        check_choice('correction', correction, CORRECTIONS)
         _check_working_size(working_size)
         if device is None and isinstance(model, CMP):
             device = next(model.parameters()).device
@@ -112,6 +117,7 @@ class CMPInferencer:
         self.working_size = working_size
         self.collisions = collisions
         self.out_of_range = out_of_range
+        self.correction = correction
 
     @property
     def max_vector(self) -> float | None:
@@ -159,6 +165,7 @@ class CMPInferencer:
         batch_size: int = 8,
         requires_grad: bool = False,
         progress: bool = False,
+        correction: str | None = None,
         **image_options: Any,
     ) -> Tensor:
         """Predict dense flow for each of T guidance sets.
@@ -174,6 +181,7 @@ class CMPInferencer:
             requires_grad: keep the graph back to arrows or map, and to an image encoded with it. Otherwise
                 the result is an inference tensor.
             progress: show a bar over the guidance sets.
+            correction: overrides the inferencer's.
             image_options: of :meth:`encode`, if ``image`` is not encoded yet.
 
         Returns:
@@ -185,6 +193,8 @@ class CMPInferencer:
                 where that is an error, a map that does not fit, or an image that another network encoded.
         """
         batch_size = check_count('batch_size', batch_size, 1)
+        correction = self.correction if correction is None else correction
+        check_choice('correction', correction, CORRECTIONS)
         if not isinstance(image, EncodedImage):
             image = self.encode(image, requires_grad=requires_grad, **image_options)
         elif image_options:
@@ -202,7 +212,7 @@ class CMPInferencer:
                     chunk = sets[start : start + batch_size]
                     guidance = torch.stack([draw_guidance(one, canvas, self.collisions) for one, _ in chunk])
                     factors = guidance.new_tensor([factor for _, factor in chunk])
-                    flows.append(self._decode(image, guidance, factors))
+                    flows.append(self._decode(image, guidance, factors, correction))
                     bar.update(len(chunk))
             return torch.cat(flows)
 
@@ -310,12 +320,14 @@ class CMPInferencer:
         raise_or_warn(largest, self.max_vector, self.out_of_range)
         return limited
 
-    def _decode(self, image: EncodedImage, guidance: Tensor, factors: Tensor) -> Tensor:
+    def _decode(self, image: EncodedImage, guidance: Tensor, factors: Tensor, correction: str) -> Tensor:
         motion = self.model.encode_guidance(guidance)
         # An image encoded under autocast, or on another device, may be propagated without, or here.
         features = [feature.to(motion) for feature in image.features]
         flow = self.model.to_flow(self.model.decode(features, motion), guidance.shape[-2:])
         flow = flow[..., : image.working_size[0], : image.working_size[1]]
+        if correction == 'idw':
+            flow = correct_at_arrows(flow, guidance[..., : flow.shape[-2], : flow.shape[-1]])
         flow = flow * factors[:, None, None, None]
         if image.working_size == image.size:
             return flow

@@ -47,6 +47,28 @@ def interpolate_guidance(
     return INTERPOLATIONS[method](*_merge(points, vectors), height, width)
 
 
+def correct_at_points(
+    flow: np.ndarray, points: np.ndarray, vectors: np.ndarray, method: str = 'idw'
+) -> np.ndarray:
+    """Add to a predicted flow what it misses at the guidance points, interpolated.
+
+    Args:
+        flow: (height, width, 2) pixels.
+        points: (P, 2) (row, column), whole numbers inside the image.
+        vectors: (P, 2) (u, v) pixels, the motion there.
+        method: of `interpolate_guidance`.
+
+    Returns:
+        (height, width, 2) float32 flow that has the vectors at the points, but with method 'mean' or 'zero'.
+
+    Raises:
+        ValueError: see `interpolate_guidance`.
+    """
+    points = np.asarray(points).astype(np.int64)
+    missed = np.asarray(vectors, np.float32) - flow[points[:, 0], points[:, 1]]
+    return flow + interpolate_guidance(points, missed, flow.shape[:2], method)
+
+
 def _merge(points: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Replace points that share a pixel by one with their mean vector."""
     unique, inverse, counts = np.unique(points, axis=0, return_inverse=True, return_counts=True)

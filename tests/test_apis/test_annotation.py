@@ -223,6 +223,16 @@ def test_points_that_meet_are_told_apart_whatever_arrows_would_do(make_inference
     np.testing.assert_array_equal(masks[0], masks[2])
 
 
+def test_masks_are_of_the_flow_as_the_network_gives_it(make_inferencer, image):
+    scores = [
+        PointAnnotator(make_inferencer(correction=correction), image, color_order='rgb')
+        .mask([(20, 20), (40, 9)], [(1, 1)])
+        .score
+        for correction in ('none', 'idw')
+    ]
+    np.testing.assert_array_equal(*scores)
+
+
 def test_a_point_at_the_rim_of_the_square_is_in_it_or_not(inferencer):
     annotator = PointAnnotator(
         inferencer, np.zeros((200, 200, 3), np.uint8), zoom_factor=4, color_order='rgb'

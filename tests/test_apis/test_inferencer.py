@@ -9,6 +9,7 @@ import torch
 from mmengine.config import Config
 
 from cmp_mm.apis import CMPInferencer, EncodedImage, InputError, flow_to_array
+from cmp_mm.evaluation import correct_at_points
 from cmp_mm.guidance import guidance_map
 from cmp_mm.registry import MODELS
 from cmp_mm.structures import FlowDataSample
@@ -193,6 +194,37 @@ def test_vectors_beyond_the_codec(inferencer, calls, image):
         inferencer.propagate(encoded, long)
 
 
+def test_a_correction_has_the_flow_meet_its_arrows(inferencer, make_inferencer, image):
+    encoded = inferencer.encode(image, 'rgb')
+    sets = [[(10, 20, 6.0, -2.0), (30, 30, 0.0, 0.0)], [(60, 44, 100.0, -20.0)]]  # the last beyond the codec
+    places = [[(20, 10), (30, 30)], [(44, 60)]]
+
+    def missed(flows):
+        found = [[flow[:, row, column] for row, column in at] for flow, at in zip(flows, places, strict=True)]
+        wanted = [[torch.tensor(arrow[2:]) for arrow in one] for one in sets]
+        pairs = zip(sum(found, []), sum(wanted, []), strict=True)
+        return max((one - other).abs().max().item() for one, other in pairs)
+
+    inferencer.out_of_range = 'rescale'  # of the second set alone
+    plain = inferencer.propagate(encoded, sets)
+    assert missed(plain) > 1
+    corrected = inferencer.propagate(encoded, sets, correction='idw')
+    assert missed(corrected) < 1e-4
+    np.testing.assert_allclose(
+        corrected[0].permute(1, 2, 0).numpy(),
+        correct_at_points(plain[0].permute(1, 2, 0).numpy(), places[0], np.array(sets[0])[:, 2:]),
+        atol=1e-4,
+    )
+    always = make_inferencer(out_of_range='rescale', correction='idw')
+    torch.testing.assert_close(always.propagate(image, sets, color_order='rgb'), corrected)
+    without = always.propagate(image, sets, color_order='rgb', correction='none')
+    torch.testing.assert_close(without, plain)
+    # At another size the network's pixels are met: here whole multiples of the image's.
+    double = make_inferencer(correction='idw', working_size=(90, 122))
+    flow = double(image, [(30, 22, 5.0, -3.0)], color_order='rgb')
+    np.testing.assert_allclose(flow[22, 30], (5, -3), atol=0.5)
+
+
 def test_gradient_reaches_arrows_map_and_image(inferencer, image):
     arrows = torch.tensor(ARROWS, requires_grad=True)
     encoded = inferencer.encode(image, 'rgb')
@@ -291,6 +323,8 @@ def test_options_and_calls_that_make_no_sense(inferencer, make_inferencer, tiny_
         (lambda: make_inferencer(normalization='imagenet'), "'imagenet'"),
         (lambda: make_inferencer(collisions='sum'), "'sum'; expected one of 'last', 'mean', 'error'"),
         (lambda: make_inferencer(out_of_range='ignore'), "'ignore'"),
+        (lambda: make_inferencer(correction='rbf'), "correction is 'rbf'; expected one of 'none', 'idw'"),
+        (lambda: inferencer.propagate(encoded, ARROWS, correction='all'), "correction is 'all'"),
     ):
         with pytest.raises(InputError, match=message):
             call()

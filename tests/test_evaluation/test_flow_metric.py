@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cmp_mm.evaluation import FlowMetric, interpolate_guidance
+from cmp_mm.evaluation import FlowMetric, correct_at_points, interpolate_guidance
 from cmp_mm.evaluation import flow_metric as module
 
 CODEC = dict(type='QuantizedFlowCodec', num_bins=21, max_flow=10.0)
@@ -164,6 +164,28 @@ def test_no_valid_pixel_is_not_a_number():
     sample = make_sample(6, 4, 4)
     sample['gt_valid'] = torch.zeros(4, 4, dtype=torch.bool)
     assert math.isnan(evaluate(FlowMetric(), [sample])['cmp/epe'])
+
+
+def test_corrected_flow_is_measured_beside_the_networks_own():
+    samples = [make_sample(8, 9, 12), make_sample(9, 7, 5, masked=False), make_sample(10, 6, 6, count=0)]
+    metrics = evaluate(FlowMetric(codec=CODEC, correction='idw'), samples)
+    plain = evaluate(FlowMetric(codec=CODEC), samples)
+    assert list(metrics)[:3] == ['cmp/epe', 'corrected/epe', 'nearest/epe']
+    assert {key: value for key, value in metrics.items() if 'corrected' not in key} == plain
+    for sample in samples:
+        sample['pred_flow'] = torch.from_numpy(
+            correct_at_points(
+                sample['pred_flow'].permute(1, 2, 0).numpy(),
+                sample['guidance_points'].numpy(),
+                sample['guidance_vectors'].numpy(),
+            )
+        ).permute(2, 0, 1)
+    by_hand = evaluate(FlowMetric(codec=CODEC), samples)
+    for error in ('epe', 'fl', 'angular', 'bin_acc'):
+        assert metrics[f'corrected/{error}'] == pytest.approx(by_hand[f'cmp/{error}'])
+        assert metrics[f'corrected/{error}'] != metrics[f'cmp/{error}']
+    with pytest.raises(ValueError, match="correction is 'cubic'; expected one of nearest, idw"):
+        FlowMetric(correction='cubic')
 
 
 def test_one_line_tells_who_is_better(monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmp_mm.evaluation import INTERPOLATIONS, interpolate_guidance
+from cmp_mm.evaluation import INTERPOLATIONS, correct_at_points, interpolate_guidance
 
 EXACT_AT_POINTS = ('nearest', 'idw', 'rbf')
 
@@ -126,6 +126,30 @@ def test_mean_and_zero():
     points, vectors = np.array([[0, 0], [4, 4]]), np.array([[2.0, 0], [0, 4]])
     assert (interpolate_guidance(points, vectors, (5, 5), 'mean') == [1, 2]).all()
     assert not interpolate_guidance(points, vectors, (5, 5), 'zero').any()
+
+
+@pytest.mark.parametrize('method', EXACT_AT_POINTS)
+def test_a_corrected_flow_has_the_vectors_at_the_points(method):
+    points, vectors = random_guidance(6, 16, 16, 6)
+    flow = np.random.default_rng(0).normal(0, 4, (16, 16, 2)).astype(np.float32)
+    before = flow.copy()
+    corrected = correct_at_points(flow, points, vectors, method)
+    np.testing.assert_allclose(corrected[points[:, 0], points[:, 1]], vectors, atol=1e-3)
+    np.testing.assert_array_equal(flow, before)
+    # What is off by the same everywhere is mended everywhere, what is right left alone.
+    shifted = correct_at_points(flow + np.float32([2, -1]), points, flow[points[:, 0], points[:, 1]], method)
+    np.testing.assert_allclose(shifted, flow, atol=1e-3)
+    # Of a network that says nothing interpolation is left.
+    np.testing.assert_allclose(
+        correct_at_points(np.zeros_like(flow), points, vectors, method),
+        interpolate_guidance(points, vectors, (16, 16), method),
+        atol=1e-5,
+    )
+
+
+def test_a_flow_without_points_stays():
+    flow = np.ones((5, 4, 2), np.float32)
+    np.testing.assert_array_equal(correct_at_points(flow, np.zeros((0, 2)), np.zeros((0, 2))), flow)
 
 
 def test_bad_input_is_named():

@@ -624,6 +624,9 @@ def test_propagation_end_to_end_and_again(tools, pairs, tmp_path, monkeypatch, c
     assert mean['nearest'][1] < mean['nearest'][0]
     for method in ('cmp-4', 'walker'):
         assert np.isfinite(mean[method]).all()
+        # Of an untrained network, wrong everywhere, the points mend most: it ends near their interpolation.
+        corrected = mean[f'{method}, corrected']
+        assert corrected[0] < mean[method][0] and abs(corrected[-1] - mean['idw'][-1]) < mean[method][-1]
     cfg = Config.fromfile(report['pretrained']['walker'][0]['config'])
     assert cfg.model.use_guidance is False
     # Of two pretrainings: their mean and spread, the baselines' figures as they were.
@@ -634,7 +637,7 @@ def test_propagation_end_to_end_and_again(tools, pairs, tmp_path, monkeypatch, c
     report = json.loads((out / 'propagation.json').read_text())
     both = report['sets']['halves']
     assert [one['seed'] for one in report['pretrained']['cmp-4']] == [0, 1]
-    assert set(both['std']) == {'cmp-4'} and ' ± ' in capsys.readouterr().out
+    assert set(both['std']) == {'cmp-4', 'cmp-4, corrected'} and ' ± ' in capsys.readouterr().out
     # mean - other mean = half the difference, and so is the spread but for the root of 2.
     difference = np.abs(np.subtract(both['mean']['cmp-4'], mean['cmp-4']))
     np.testing.assert_allclose(both['std']['cmp-4'], difference * 2**0.5, rtol=1e-6)

@@ -39,12 +39,13 @@ from tqdm import tqdm
 from cmp_mm.apis.loading import load_network
 from cmp_mm.datasets import ImageFlowDataset
 from cmp_mm.engine import ending_children, write_durably
-from cmp_mm.evaluation import interpolate_guidance
+from cmp_mm.evaluation import correct_at_points, interpolate_guidance
 from cmp_mm.guidance import guidance_map, sample_points
 from cmp_mm.models import CMP
 
 NUMBERS = (1, 2, 4, 8, 16, 32)
 BASELINES = ('nearest', 'idw', 'rbf', 'mean', 'zero')
+CORRECTED = '{}, corrected'
 
 
 def parse_args() -> argparse.Namespace:
@@ -140,26 +141,35 @@ def open_sets(texts: list[str], cfg: Config) -> dict[str, ImageFlowDataset]:
 def measure(models: dict[str, list[CMP]], dataset: ImageFlowDataset, args: argparse.Namespace) -> dict:
     """Mean error over the images of one set: method -> one figure per number of points.
 
+    Each network counts twice: as it is, and with what it misses at the points interpolated and added.
     Of a method's several networks it is their mean; ``std`` has the spread where there are several.
     """
     chosen = np.unique(np.linspace(0, len(dataset) - 1, args.max_images).round().astype(int))
-    errors: dict[str, list[list[list[float]]]] = {name: [] for name in (*models, *BASELINES)}
+    networks = [row for name in models for row in (name, CORRECTED.format(name))]
+    errors: dict[str, list[list[list[float]]]] = {name: [] for name in (*networks, *BASELINES)}
     for index in tqdm(chosen, desc=Path(dataset.ann_file).parent.name, unit='image'):
         sample = dataset[int(index)]
         flow, valid = sample['flow'], sample.get('flow_valid')
         points = ordered_points(flow, valid, max(args.numbers), args.seed * 1_000_003 + int(index))
         sets = [(points[:n], flow[points[:n, 0], points[:n, 1]]) for n in args.numbers]
         for name, several in models.items():
-            found = (network_flows(model, sample['img'], sets) for model in several)
+            found = [network_flows(model, sample['img'], sets) for model in several]
             errors[name].append([[epe(one, flow, valid) for one in flows] for flows in found])
+            found = [
+                [correct_at_points(one, *given) for one, given in zip(flows, sets, strict=True)]
+                for flows in found
+            ]
+            errors[CORRECTED.format(name)].append(
+                [[epe(one, flow, valid) for one in flows] for flows in found]
+            )
         for name in BASELINES:
             flows = (interpolate_guidance(*one, flow.shape[:2], name) for one in sets)
             errors[name].append([[epe(one, flow, valid) for one in flows]])
-    networks = {name: np.mean(rows, axis=0) for name, rows in errors.items()}
+    of_images = {name: np.mean(rows, axis=0) for name, rows in errors.items()}
     return dict(
         images=len(chosen),
-        mean={name: rows.mean(axis=0).tolist() for name, rows in networks.items()},
-        std={name: rows.std(axis=0, ddof=1).tolist() for name, rows in networks.items() if len(rows) > 1},
+        mean={name: rows.mean(axis=0).tolist() for name, rows in of_images.items()},
+        std={name: rows.std(axis=0, ddof=1).tolist() for name, rows in of_images.items() if len(rows) > 1},
     )
 
 
@@ -186,7 +196,7 @@ def plot(results: dict, numbers: list[int], path: Path) -> None:
     figure, axes = plt.subplots(1, len(results), figsize=(5 * len(results), 3.8), squeeze=False)
     for axis, (name, measured) in zip(axes[0], results.items(), strict=True):
         for method, row in measured['mean'].items():
-            style = '--' if method in BASELINES else '-'
+            style = '--' if method in BASELINES else '-.' if method.endswith(CORRECTED[2:]) else '-'
             axis.plot(numbers, row, style, marker='o', markersize=3, label=method)
         axis.set(title=name, xlabel='guidance points', ylabel='end-point error, px')
         # Without points there is no logarithm.
