@@ -660,6 +660,47 @@ def test_propagation_end_to_end_and_again(tools, pairs, tmp_path, monkeypatch, c
     assert Path(report['pretrained']['walker'][0]['checkpoint']).parent.parent == Path('moved')
 
 
+def test_propagation_tells_a_moving_camera_and_what_is_left_of_the_arrows(tools, monkeypatch):
+    propagation = tools['propagation']
+    turning = np.broadcast_to(np.float32([6, -2]), (32, 32, 2)).copy()
+    turning[:4, :4] = 0  # one thing that moves along
+    passing = np.zeros((32, 32, 2), np.float32)
+    passing[:, :12] = (3, 0)
+
+    class Pairs(list):
+        ann_file = 'set/val.json'
+
+    dataset = Pairs(
+        dict(img=np.zeros((32, 32, 3), np.uint8), flow=flow) for flow in (turning, passing, turning)
+    )
+
+    def part_of_the_first(model, _image, sets):
+        """Everywhere ``model`` of the first arrow's motion."""
+        return np.stack([np.broadcast_to(model * vectors[0], (32, 32, 2)) for _, vectors in sets])
+
+    monkeypatch.setattr(propagation, 'network_flows', part_of_the_first)
+    args = argparse.Namespace(max_images=9, numbers=[1, 2], seed=0)
+    measured = propagation.measure(dict(cmp=[0.4, 0.6]), dataset, args)
+    assert measured['images'] == 3
+    moves, stands = measured['camera moves'], measured['camera stands']
+    assert (moves['images'], stands['images']) == (2, 1)
+    for name, row in measured['mean'].items():
+        parts = (np.multiply(2, moves['mean'][name]) + stands['mean'][name]) / 3
+        np.testing.assert_allclose(row, parts, rtol=1e-6)
+    assert moves['mean']['zero'][0] == pytest.approx(np.hypot(6, 2) * (1 - 16 / 1024), rel=1e-5)
+    assert stands['mean']['zero'][0] == pytest.approx(3 * 12 / 32)
+    assert measured['kept']['cmp'][0] == pytest.approx(0.5)  # with one arrow, whichever it is
+    assert moves['std']['cmp'][0] > 0 and moves['std']['cmp, corrected'][0] == pytest.approx(0, abs=1e-6)
+    text = propagation.render(measured, args.numbers)
+    assert '3 images |' in text and '2 images, camera moves |' in text and '1 images, camera stands |' in text
+    assert '| cmp | 50 |' in text
+    # Of one kind only there is nothing to tell apart; without motion at the points nothing to keep.
+    still = propagation.measure(dict(cmp=[1.0]), Pairs(dataset[:1]), args)
+    assert 'camera moves' not in still and 'camera stands' not in still
+    nothing = Pairs([dict(dataset[0], flow=0 * turning)])
+    assert propagation.measure(dict(cmp=[1.0]), nothing, args)['kept']['cmp'] == [None, None]
+
+
 @pytest.mark.parametrize(
     'sets, message',
     [

@@ -5,7 +5,8 @@ r"""Error of propagated motion against the number of guidance points, beside int
 
 Recipes that are not trained yet are trained first; the same command continues what was interrupted. Guidance
 of n points is the first n of one list per image: watershed and grid candidates in a random order, then random
-pixels. Of several --pretrain-seeds it is the mean, with the spread over them. OUT/propagation.{md,json,png}
+pixels. Each network counts as it is, and corrected: with what it misses at the points spread by distance and
+added. Of several --pretrain-seeds it is the mean, with the spread over them. OUT/propagation.{md,json,png}
 are the result.
 """
 
@@ -46,6 +47,8 @@ from cmp_mm.models import CMP
 NUMBERS = (1, 2, 4, 8, 16, 32)
 BASELINES = ('nearest', 'idw', 'rbf', 'mean', 'zero')
 CORRECTED = '{}, corrected'
+# The camera moves where one motion everywhere has less than this of the error of none.
+CAMERA = 0.8
 
 
 def parse_args() -> argparse.Namespace:
@@ -138,23 +141,41 @@ def open_sets(texts: list[str], cfg: Config) -> dict[str, ImageFlowDataset]:
     return sets
 
 
+def camera_moves(flow: np.ndarray, valid: np.ndarray | None) -> bool:
+    """Whether much of the motion (H, W, 2) is the same everywhere, as of a camera that turns."""
+    mean = flow.reshape(-1, 2).mean(axis=0) if valid is None else flow[valid].mean(axis=0)
+    return epe(np.broadcast_to(mean, flow.shape), flow, valid) < CAMERA * epe(0 * flow, flow, valid)
+
+
+def kept(flows: np.ndarray, sets: list[tuple[np.ndarray, np.ndarray]]) -> list[list[float]]:
+    """Of each guidance set: products of predicted and given vectors at the points, of the given ones."""
+    predicted = [flow[points[:, 0], points[:, 1]] for flow, (points, _) in zip(flows, sets, strict=True)]
+    pairs = [(one, vectors) for one, (_, vectors) in zip(predicted, sets, strict=True)]
+    return [[float((one * given).sum()), float((given * given).sum())] for one, given in pairs]
+
+
 def measure(models: dict[str, list[CMP]], dataset: ImageFlowDataset, args: argparse.Namespace) -> dict:
     """Mean error over the images of one set: method -> one figure per number of points.
 
     Each network counts twice: as it is, and with what it misses at the points interpolated and added.
-    Of a method's several networks it is their mean; ``std`` has the spread where there are several.
+    Of a method's several networks it is their mean; ``std`` has the spread where there are several. Then the
+    same of the images where the camera moves and where it stands, and, per network as it is, ``kept``: how
+    much of the arrows is left at their points (the slope of predicted over given vectors).
     """
     chosen = np.unique(np.linspace(0, len(dataset) - 1, args.max_images).round().astype(int))
     networks = [row for name in models for row in (name, CORRECTED.format(name))]
     errors: dict[str, list[list[list[float]]]] = {name: [] for name in (*networks, *BASELINES)}
+    moves, products = [], {name: [] for name in models}
     for index in tqdm(chosen, desc=Path(dataset.ann_file).parent.name, unit='image'):
         sample = dataset[int(index)]
         flow, valid = sample['flow'], sample.get('flow_valid')
         points = ordered_points(flow, valid, max(args.numbers), args.seed * 1_000_003 + int(index))
         sets = [(points[:n], flow[points[:n, 0], points[:n, 1]]) for n in args.numbers]
+        moves.append(camera_moves(flow, valid))
         for name, several in models.items():
             found = [network_flows(model, sample['img'], sets) for model in several]
             errors[name].append([[epe(one, flow, valid) for one in flows] for flows in found])
+            products[name].append([kept(flows, sets) for flows in found])
             found = [
                 [correct_at_points(one, *given) for one, given in zip(flows, sets, strict=True)]
                 for flows in found
@@ -165,17 +186,47 @@ def measure(models: dict[str, list[CMP]], dataset: ImageFlowDataset, args: argpa
         for name in BASELINES:
             flows = (interpolate_guidance(*one, flow.shape[:2], name) for one in sets)
             errors[name].append([[epe(one, flow, valid) for one in flows]])
-    of_images = {name: np.mean(rows, axis=0) for name, rows in errors.items()}
+    measured = dict(images=len(chosen), **_summary(errors))
+    for name, wanted in (('camera moves', True), ('camera stands', False)):
+        part = {
+            method: [row for row, is_so in zip(rows, moves, strict=True) if is_so == wanted]
+            for method, rows in errors.items()
+        }
+        if 0 < moves.count(wanted) < len(moves):
+            measured[name] = dict(images=moves.count(wanted), **_summary(part))
+    measured['kept'] = {}
+    for name, rows in products.items():
+        given = np.sum(rows, axis=(0, 1))  # over images and networks: (T, 2)
+        measured['kept'][name] = [float(a / b) if b else None for a, b in given]
+    return measured
+
+
+def _summary(errors: dict[str, list[list[list[float]]]]) -> dict[str, dict[str, list[float]]]:
+    """Mean and spread over networks, from errors of images of networks of numbers of points."""
+    of_networks = {name: np.mean(rows, axis=0) for name, rows in errors.items()}
     return dict(
-        images=len(chosen),
-        mean={name: rows.mean(axis=0).tolist() for name, rows in of_images.items()},
-        std={name: rows.std(axis=0, ddof=1).tolist() for name, rows in of_images.items() if len(rows) > 1},
+        mean={name: rows.mean(axis=0).tolist() for name, rows in of_networks.items()},
+        std={name: rows.std(axis=0, ddof=1).tolist() for name, rows in of_networks.items() if len(rows) > 1},
     )
 
 
-def render_table(measured: dict, numbers: list[int]) -> str:
+def render(measured: dict, numbers: list[int]) -> str:
+    """Markdown: the tables of a set, and how much of the arrows each network keeps."""
+    text = render_table(measured, numbers)
+    for name in ('camera moves', 'camera stands'):
+        if name in measured:
+            text += '\n' + render_table(measured[name], numbers, f', {name}')
+    lines = ['| part of the arrows left at their points, % | ' + ' | '.join(map(str, numbers)) + ' |']
+    lines.append('| --- |' + ' --- |' * len(numbers))
+    for name, row in measured['kept'].items():
+        cells = ('' if value is None else f'{100 * value:.0f}' for value in row)
+        lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')
+    return text + '\n' + '\n'.join(lines) + '\n'
+
+
+def render_table(measured: dict, numbers: list[int], where: str = '') -> str:
     """Markdown: a row per method, a column per number of points."""
-    lines = [f'| EPE, px, {measured["images"]} images | ' + ' | '.join(map(str, numbers)) + ' |']
+    lines = [f'| EPE, px, {measured["images"]} images{where} | ' + ' | '.join(map(str, numbers)) + ' |']
     lines.append('| --- |' + ' --- |' * len(numbers))
     best = np.min(list(measured['mean'].values()), axis=0)
     for name, row in measured['mean'].items():
@@ -231,13 +282,11 @@ def main() -> int:
         results = {}
         for name, dataset in sets.items():
             results[name] = measure(models, dataset, args)
-            print(f'\n{name}\n\n{render_table(results[name], args.numbers)}', flush=True)
+            print(f'\n{name}\n\n{render(results[name], args.numbers)}', flush=True)
     except (RuntimeError, ValueError, OSError) as error:
         print(f'propagation: {error}', file=sys.stderr)
         return 1
-    text = '\n'.join(
-        f'{name}\n\n{render_table(measured, args.numbers)}' for name, measured in results.items()
-    )
+    text = '\n'.join(f'{name}\n\n{render(measured, args.numbers)}' for name, measured in results.items())
     report = dict(numbers=args.numbers, seed=args.seed, sets=results, pretrained=trained)
     write_durably(args.out / 'propagation.md', text.encode())
     write_durably(args.out / 'propagation.json', json.dumps(report, indent=1).encode())
