@@ -3,12 +3,13 @@
 #
 #     bash tools/quickstart.sh [VIDEO...]
 #
-# VIDEO: video files, folders of videos or folders of frames, half an hour on 2 cores. With none, figures are
-# rendered to learn from, some minutes.
+# VIDEO: video files, folders of videos or folders of frames; training takes half an hour on 2 cores. With none,
+# figures are rendered to learn from, and it takes some minutes.
 # Started again it goes on where it was stopped; what is done is not done again. In the environment:
 #     CMP_MM_VENV   virtual environment                (.venv)
 #     CMP_MM_OUT    where everything is written         (work_dirs/quickstart-... , one for each set of videos)
-#     CMP_MM_ITERS  iterations of training              (the config's, 3000 for videos; 600 for the figures)
+#     CMP_MM_ITERS  iterations of training              (the config's, 3000 for videos; 600 for the figures,
+#                   if no config is named)
 #     CMP_MM_CONFIG which of configs/cmp/*resnet18*quick* to train, also relative to here
 #                   (videos: k15or41, the one whose backbone gains; the figures: the one of 800 iterations)
 # Another number of iterations or config is another run beside the first, with the same pairs; so is one after
@@ -39,7 +40,8 @@ if [ -n "${CMP_MM_CONFIG:-}" ] && [ ! -f "$CMP_MM_CONFIG" ]; then
 fi
 if [ ${#SOURCES[@]} -gt 0 ]; then
     NAME=$(printf '%s\n' "${SOURCES[@]}" | sha256sum | cut -c 1-8)
-    # After 800 iterations a backbone gains nothing yet, and with many arrows always less than with few for half.
+    # After 800 iterations a backbone hardly gains; after 3,000 this one does in more runs than with many arrows
+    # for every image (tools/benchmarks/evidence).
     CONFIG=configs/cmp/cmp_resnet18-plain_quick-k15or41-1xb16-3k_pairs-96x96.py
 else
     NAME=puppets
@@ -130,8 +132,12 @@ PY
         say 'In bfloat16, for which this CPU has instructions'
         PRECISION=(--amp)
     fi
-    python tools/train.py "$CONFIG" --work-dir "$TRAIN" --data-root "$PAIRS" --resume "${PRECISION[@]}" --cfg-options \
-        train_cfg.max_iters="$ITERS" param_scheduler.1.end="$ITERS" "${SPLIT[@]}"
+    # The config's own intervals may be longer than all of a short training: what is killed starts from a checkpoint.
+    EVERY=$(((ITERS + 3) / 4))
+    python tools/train.py "$CONFIG" --work-dir "$TRAIN" --data-root "$PAIRS" --resume \
+        ${PRECISION[@]+"${PRECISION[@]}"} --cfg-options train_cfg.max_iters="$ITERS" param_scheduler.1.end="$ITERS" \
+        train_cfg.val_interval="$EVERY" default_hooks.checkpoint.interval="$EVERY" \
+        default_hooks.visualization.interval="$EVERY" ${SPLIT[@]+"${SPLIT[@]}"}
 fi
 
 if [ "$RUN/metrics.json" -nt "$CHECKPOINT" ]; then
@@ -140,18 +146,18 @@ else
     say "Validation on $HELD_OUT"
     python tools/test.py "$CONFIG" "$CHECKPOINT" --work-dir "$RUN/test" --data-root "$PAIRS" \
         --out "$RUN/metrics.json" --show-dir "$RUN/pictures" --show-number 8 \
-        --cfg-options test_dataloader.batch_size=8 "${SPLIT[@]}"
+        --cfg-options test_dataloader.batch_size=8 ${SPLIT[@]+"${SPLIT[@]}"}
 fi
 
 say 'Export of the backbone'
 python tools/model_converters/extract_backbone.py "$CHECKPOINT" "$RUN/backbone.pth"
 
 say 'Done'
-python - "$RUN" "$PAIRS" "$HELD_OUT" ${#SOURCES[@]} <<'PY'
+python - "$RUN" "$PAIRS" "$HELD_OUT" "$CONFIG" "$CHECKPOINT" ${#SOURCES[@]} <<'PY'
 import json
 import sys
 
-run, pairs, held_out, videos = sys.argv[1:]
+run, pairs, held_out, config, checkpoint, videos = sys.argv[1:]
 metrics = json.load(open(f'{run}/metrics.json'))
 print(f'On {held_out}, {metrics["guidance_points"]:.0f} arrows an image (smaller is better):')
 print('    error, px   outliers, % (off by more than 3 px and 5 %)')
@@ -164,12 +170,14 @@ for name, label in (
 ):
     if f'{name}/epe' in metrics:
         print(f'    {metrics[f"{name}/epe"]:9.2f}   {metrics[f"{name}/fl"]:11.1f}   {label}')
-if int(videos):
-    more = """  - more videos make a better backbone; where arrows are to be followed, from photo to motion, the twin
-    with many arrows for every image does it better:
-    CMP_MM_CONFIG=configs/cmp/cmp_resnet18-plain_quick-1xb16-3k_pairs-96x96.py bash tools/quickstart.sh VIDEO..."""
-else:
-    more = """  - your own videos, for a backbone to fine-tune, in half an hour:  bash tools/quickstart.sh VIDEO..."""
+more = ''
+if not int(videos):
+    more = """
+  - your own videos, for a backbone to fine-tune, in half an hour:  bash tools/quickstart.sh VIDEO..."""
+elif 'k15or41' in config:
+    more = """
+  - where arrows are to be followed, from photo to motion, the twin with many arrows for every image does it
+    better; for that, again with CMP_MM_CONFIG=configs/cmp/cmp_resnet18-plain_quick-1xb16-3k_pairs-96x96.py"""
 print(f'''
     {pairs}: what it learnt from; look at contact_sheet.png
     {run}:
@@ -177,8 +185,9 @@ print(f'''
         train               log, checkpoints
         backbone.pth        the pretrained backbone
 
-Next (`source {sys.prefix}/bin/activate` for what is run by hand):
-{more}
+Next (`source {sys.prefix}/bin/activate` for what is run by hand):{more}
+  - arrows to motion, photo to video, points to masks, with {checkpoint}:
+    tools/demo/README.md
   - the backbone in a segmentation config, and whether it helps:  configs/downstream/mmseg/README.md
   - networks and schedules of the paper:  configs/cmp/README.md''')
 PY
