@@ -48,8 +48,8 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
         '--correction',
         choices=CORRECTIONS,
         default='none',
-        help='idw adds what the flow misses at the arrows, by distance; masks are made without (default: '
-        '%(default)s)',
+        help='fade adds what the flow misses at the arrows, less with distance; masks are made without '
+        '(default: %(default)s)',
     )
 
 

@@ -3,9 +3,11 @@
 import torch
 from torch import Tensor
 
+from cmp_mm.evaluation.interpolation import fading_weight
+
 from .errors import InputError
 
-CORRECTIONS = ('none', 'idw')
+CORRECTIONS = ('none', 'fade')
 # Each pixel is compared with each arrow: more of them take minutes, and so dense a guidance needs no network.
 _MOST_ARROWS = 10_000
 # Weights of so many (arrow, pixel) pairs at a time: 16 MiB of float32.
@@ -13,11 +15,12 @@ _BLOCK = 2**22
 
 
 def correct_at_arrows(flow: Tensor, guidance: Tensor) -> Tensor:
-    """Add to the flow what it misses at the arrows, spread by inverse squared distance (Shepard 1968).
+    """Add to the flow what it misses at the arrows, between them by inverse squared distance (Shepard 1968).
 
-    The network says what moves together and rounds the arrows' vectors, most of all long ones. What is left
-    at the arrows is known, so each is met exactly; far from all of them their mean is added. Not of the
-    paper. `cmp_mm.evaluation.correct_at_points` is the same for arrays.
+    The network says what moves together and makes the arrows shorter, most of all where the camera moves.
+    What is left at the arrows is known, so each is met exactly, and it fades: of a single arrow half is left
+    half of the short side away, so that what is dragged does not take all of the picture along. Not of the
+    paper. `cmp_mm.evaluation.correct_at_points` is the plain version.
 
     Args:
         flow: (T, 2, H, W) pixels.
@@ -36,13 +39,14 @@ def _corrected(flow: Tensor, guidance: Tensor) -> Tensor:
     rows, columns = (guidance[2] > 0).nonzero(as_tuple=True)
     if len(rows) > _MOST_ARROWS:
         raise InputError(
-            f"a guidance set has {len(rows)} points; with correction 'idw' expected at most {_MOST_ARROWS}"
+            f"a guidance set has {len(rows)} points; with correction 'fade' expected at most {_MOST_ARROWS}"
         )
     if len(rows) == 0:
         return flow
     height, width = flow.shape[-2:]
     missed = guidance[:2, rows, columns].to(flow) - flow[:, rows, columns]
     across = (torch.arange(width, device=flow.device)[None] - columns[:, None]).to(flow) ** 2  # (P, W)
+    fading = fading_weight(height, width)
     per_block = max(1, _BLOCK // (len(rows) * width))
     added = []
     # A weight of 1e12 beside one of .01 is no sum of bfloat16.
@@ -51,5 +55,5 @@ def _corrected(flow: Tensor, guidance: Tensor) -> Tensor:
             block = torch.arange(top, min(top + per_block, height), device=flow.device)
             down = (block[None] - rows[:, None]).to(flow) ** 2  # (P, rows)
             weights = 1 / (down[:, :, None] + across[:, None]).clamp(min=1e-12)  # at an arrow it alone counts
-            added.append(torch.einsum('cp,prw->crw', missed, weights) / weights.sum(0))
+            added.append(torch.einsum('cp,prw->crw', missed, weights) / (weights.sum(0) + fading))
         return flow + torch.cat(added, 1)

@@ -85,8 +85,8 @@ class CMPInferencer:
         out_of_range: vectors with a component beyond what the codec expresses (50 px of the working size)
             are passed on with a warning ('warn'), cut ('clip'), shrunk with all of their set and the flow
             enlarged again ('rescale'), or an 'error'.
-        correction: 'none' is the network's own flow, the reference's; with 'idw' what it misses at the arrows
-            is added, weighted by inverse squared distance, so that each is met; see `correct_at_arrows`.
+        correction: 'none' is the network's own flow, the reference's; with 'fade' what it misses at an arrow
+            is added there, so that it is met, and less with distance; see `correct_at_arrows`.
 
     Raises:
         InputError: an unknown config, no weights, or an unknown option.
@@ -326,7 +326,7 @@ class CMPInferencer:
         features = [feature.to(motion) for feature in image.features]
         flow = self.model.to_flow(self.model.decode(features, motion), guidance.shape[-2:])
         flow = flow[..., : image.working_size[0], : image.working_size[1]]
-        if correction == 'idw':
+        if correction == 'fade':
             flow = correct_at_arrows(flow, guidance[..., : flow.shape[-2], : flow.shape[-1]])
         flow = flow * factors[:, None, None, None]
         if image.working_size == image.size:

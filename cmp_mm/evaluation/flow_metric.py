@@ -24,7 +24,7 @@ class FlowMetric(BaseMetric):
     Every valid pixel of the set counts the same, however images fall into batches and processes. The
     interpolations do not depend on the network: they are computed once per image, not at each validation.
 
-    Keys: ``cmp/epe``, then ``corrected/epe`` with a correction, then ``<baseline>/epe`` of each baseline,
+    Keys: ``cmp/epe``, then ``corrected/epe`` where asked for, then ``<baseline>/epe`` of each baseline,
     then the same for ``fl`` (percent of pixels over 3 px and 5 %), ``angular`` (degrees) and ``bin_acc``
     (percent of right bins, mean of both axes; only with a codec), and ``guidance_points`` (mean number per
     image). See `flow_error_sums`.
@@ -32,13 +32,12 @@ class FlowMetric(BaseMetric):
     Args:
         codec: config of the network's flow codec; None leaves ``bin_acc`` out.
         baselines: methods of `interpolate_guidance` to compare with.
-        correction: method by which what the network misses at the points is spread, for ``corrected``; see
-            `correct_at_points`. None leaves it out.
+        corrected: also measure the flow that meets its points, of `correct_at_points`.
         collect_device: 'cpu' or 'gpu', for collecting from several processes.
         collect_dir: folder for collecting on the CPU; None is a temporary one.
 
     Raises:
-        ValueError: a baseline or the correction is unknown.
+        ValueError: a baseline is unknown.
     """
 
     # Empty, not None: the keys are complete as they are, and None would warn.
@@ -48,7 +47,7 @@ class FlowMetric(BaseMetric):
         self,
         codec: dict | None = None,
         baselines: Sequence[str] = ('nearest', 'idw', 'zero'),
-        correction: str | None = None,
+        corrected: bool = False,
         collect_device: str = 'cpu',
         collect_dir: str | None = None,
     ) -> None:
@@ -56,10 +55,8 @@ class FlowMetric(BaseMetric):
         for name in baselines:
             if name not in INTERPOLATIONS:
                 raise ValueError(f'baseline is {name!r}; expected one of {", ".join(INTERPOLATIONS)}')
-        if correction is not None and correction not in INTERPOLATIONS:
-            raise ValueError(f'correction is {correction!r}; expected one of {", ".join(INTERPOLATIONS)}')
         self.baselines = tuple(baselines)
-        self.correction = correction
+        self.corrected = corrected
         self.codec = TASK_UTILS.build(codec) if codec is not None else None
         self._baseline_sums: dict[bytes, dict[str, np.ndarray]] = {}
 
@@ -88,12 +85,10 @@ class FlowMetric(BaseMetric):
             sums = {NETWORK: flow_error_sums(flow, target, valid, bins, target_bins)}
             points = sample.get('guidance_points', torch.zeros(0, 2)).cpu().numpy()
             vectors = sample.get('guidance_vectors', torch.zeros(0, 2)).cpu().numpy()
-            if self.correction is not None:
-                corrected = correct_at_points(flow.permute(1, 2, 0).numpy(), points, vectors, self.correction)
-                corrected = torch.from_numpy(corrected).permute(2, 0, 1)
-                sums[CORRECTED] = flow_error_sums(
-                    corrected, target, valid, self._bins(corrected), target_bins
-                )
+            if self.corrected:
+                met = correct_at_points(flow.permute(1, 2, 0).numpy(), points, vectors)
+                met = torch.from_numpy(met).permute(2, 0, 1)
+                sums[CORRECTED] = flow_error_sums(met, target, valid, self._bins(met), target_bins)
             sums.update(self._interpolated(points, vectors, target, valid, target_bins))
             pixels = int(valid.sum()) if valid is not None else target[0].numel()
             self.results.append(dict(pixels=pixels, points=len(points), sums=sums))
@@ -133,8 +128,7 @@ class FlowMetric(BaseMetric):
         Returns:
             Metrics by key, network first. NaN where no pixel of the set is valid.
         """
-        corrected = () if self.correction is None else (CORRECTED,)
-        names = (NETWORK, *corrected, *self.baselines)
+        names = (NETWORK, *((CORRECTED,) if self.corrected else ()), *self.baselines)
         pixels = sum(result['pixels'] for result in results)
         with np.errstate(invalid='ignore', divide='ignore'):
             means = {

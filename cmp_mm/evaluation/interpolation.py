@@ -34,43 +34,52 @@ def interpolate_guidance(
     """
     if method not in INTERPOLATIONS:
         raise ValueError(f'interpolation method is {method!r}; expected one of {", ".join(INTERPOLATIONS)}')
+    points, vectors = _checked(points, vectors, size)
+    if len(points) == 0:
+        return np.zeros((*size, 2), np.float32)
+    return INTERPOLATIONS[method](points, vectors, *size)
+
+
+def correct_at_points(flow: np.ndarray, points: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Add to a predicted flow what it misses at the guidance points; the plain version.
+
+    What is missed is spread as by 'idw' and fades with distance: of a single point half is left half of the
+    short side away. `cmp_mm.apis.correction.correct_at_arrows` is the same for batches on any device.
+
+    Args:
+        flow: (height, width, 2) pixels.
+        points: (P, 2) (row, column), whole numbers inside the image. Where two points share a pixel, their
+            mean counts.
+        vectors: (P, 2) (u, v) pixels, the motion there.
+
+    Returns:
+        (height, width, 2) float32 flow that has the vectors at the points.
+
+    Raises:
+        ValueError: wrong shapes, or a point outside the image.
+    """
+    height, width = flow.shape[:2]
+    points, vectors = _checked(points, vectors, (height, width))
+    if len(points) == 0:
+        return np.float32(flow)
+    missed = vectors - flow[points[:, 0], points[:, 1]]
+    return flow + _inverse_distance(points, missed, height, width, fading_weight(height, width))
+
+
+def fading_weight(height: int, width: int) -> float:
+    """Weight of no correction, beside those of 1 / squared distance in pixels of `correct_at_points`."""
+    return (2 / min(height, width)) ** 2
+
+
+def _checked(points: np.ndarray, vectors: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Points as whole numbers, those that share a pixel replaced by one with their mean vector."""
     points, vectors = np.asarray(points), np.asarray(vectors, np.float32)
     if points.ndim != 2 or points.shape[1] != 2 or points.shape != vectors.shape:
         raise ValueError(
             f'guidance points have shape {points.shape} and vectors {vectors.shape}; expected (P, 2) for both'
         )
-    height, width = size
-    if len(points) == 0:
-        return np.zeros((height, width, 2), np.float32)
     points = points.astype(np.int64)
-    check_inside(points, height, width)
-    return INTERPOLATIONS[method](*_merge(points, vectors), height, width)
-
-
-def correct_at_points(
-    flow: np.ndarray, points: np.ndarray, vectors: np.ndarray, method: str = 'idw'
-) -> np.ndarray:
-    """Add to a predicted flow what it misses at the guidance points, interpolated.
-
-    Args:
-        flow: (height, width, 2) pixels.
-        points: (P, 2) (row, column), whole numbers inside the image.
-        vectors: (P, 2) (u, v) pixels, the motion there.
-        method: of `interpolate_guidance`.
-
-    Returns:
-        (height, width, 2) float32 flow that has the vectors at the points, but with method 'mean' or 'zero'.
-
-    Raises:
-        ValueError: see `interpolate_guidance`.
-    """
-    points = np.asarray(points).astype(np.int64)
-    missed = np.asarray(vectors, np.float32) - flow[points[:, 0], points[:, 1]]
-    return flow + interpolate_guidance(points, missed, flow.shape[:2], method)
-
-
-def _merge(points: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Replace points that share a pixel by one with their mean vector."""
+    check_inside(points, *size)
     unique, inverse, counts = np.unique(points, axis=0, return_inverse=True, return_counts=True)
     if len(unique) == len(points):
         return points, vectors
@@ -88,7 +97,9 @@ def _nearest(points: np.ndarray, vectors: np.ndarray, height: int, width: int) -
     return field[row, column]
 
 
-def _inverse_distance(points: np.ndarray, vectors: np.ndarray, height: int, width: int) -> np.ndarray:
+def _inverse_distance(
+    points: np.ndarray, vectors: np.ndarray, height: int, width: int, zero_weight: float = 0.0
+) -> np.ndarray:
     columns = np.arange(width, dtype=np.float32)
     across = (columns[None] - points[:, 1:].astype(np.float32)) ** 2  # (P, W)
     flow = np.empty((height, width, 2), np.float32)
@@ -99,7 +110,7 @@ def _inverse_distance(points: np.ndarray, vectors: np.ndarray, height: int, widt
         weights = down[:, :, None] + across[None]  # (rows, P, W)
         np.maximum(weights, 1e-12, out=weights)  # at a point that point alone counts
         np.reciprocal(weights, out=weights)
-        total = weights.sum(axis=1)
+        total = weights.sum(axis=1) + np.float32(zero_weight)
         for channel in range(2):
             flow[top : top + len(rows), :, channel] = (
                 np.einsum('rpw,p->rw', weights, vectors[:, channel]) / total

@@ -228,7 +228,7 @@ def test_masks_are_of_the_flow_as_the_network_gives_it(make_inferencer, image):
         PointAnnotator(make_inferencer(correction=correction), image, color_order='rgb')
         .mask([(20, 20), (40, 9)], [(1, 1)])
         .score
-        for correction in ('none', 'idw')
+        for correction in ('none', 'fade')
     ]
     np.testing.assert_array_equal(*scores)
 

@@ -43,11 +43,15 @@ def test_what_meets_its_arrows_already_is_left_alone():
     assert torch.equal(correct_at_arrows(flow, guidance), flow)
 
 
-def test_an_arrow_of_no_motion_holds_still():
-    flow = torch.full((1, 2, 8, 8), 4.0)
-    guidance = torch.zeros(1, 4, 8, 8)
-    guidance[0, 2:, 3, 5] = 1
-    assert not correct_at_arrows(flow, guidance).any()  # the only one: missed everywhere alike
+def test_what_a_single_arrow_adds_fades():
+    flow = torch.full((1, 2, 8, 20), 4.0)
+    guidance = torch.zeros(1, 4, 8, 20)
+    guidance[0, 2:, 3, 5] = 1  # stands still
+    corrected = correct_at_arrows(flow, guidance)[0]
+    assert not corrected[:, 3, 5].any()
+    assert torch.allclose(corrected[:, 3, 9], torch.tensor(2.0))  # half, half of the short side away
+    along = corrected[0, 3, 5:]
+    assert (along.diff() > 0).all() and along[-1] > 3.5
 
 
 def test_exact_under_autocast():
@@ -68,13 +72,15 @@ def test_gradient_to_flow_and_arrows():
     assert guidance.grad[1, 0, row, column] == 1 and not flow.grad.any()
     flow.grad = guidance.grad = None
     correct_at_arrows(flow, guidance)[1, 0, row - 1, column].backward()
-    assert guidance.grad[1, 0, row, column] == 1
-    assert flow.grad[1, 0, row - 1, column] == 1 and flow.grad[1, 0, row, column] == -1
+    share = 1 / (1 + (2 / 23) ** 2)  # of a pixel beside it, where the short side is 23
+    assert guidance.grad[1, 0, row, column].item() == pytest.approx(share)
+    assert flow.grad[1, 0, row - 1, column] == 1
+    assert flow.grad[1, 0, row, column].item() == pytest.approx(-share)
 
 
 def test_too_many_arrows_are_refused(monkeypatch):
     monkeypatch.setattr(module, '_MOST_ARROWS', 6)
     flow, guidance, _ = make()
-    with pytest.raises(InputError, match="has 7 points; with correction 'idw' expected at most 6"):
+    with pytest.raises(InputError, match="has 7 points; with correction 'fade' expected at most 6"):
         correct_at_arrows(flow, guidance)
     correct_at_arrows(flow[1:], guidance[1:])

@@ -208,19 +208,19 @@ def test_a_correction_has_the_flow_meet_its_arrows(inferencer, make_inferencer, 
     inferencer.out_of_range = 'rescale'  # of the second set alone
     plain = inferencer.propagate(encoded, sets)
     assert missed(plain) > 1
-    corrected = inferencer.propagate(encoded, sets, correction='idw')
+    corrected = inferencer.propagate(encoded, sets, correction='fade')
     assert missed(corrected) < 1e-4
     np.testing.assert_allclose(
         corrected[0].permute(1, 2, 0).numpy(),
         correct_at_points(plain[0].permute(1, 2, 0).numpy(), places[0], np.array(sets[0])[:, 2:]),
         atol=1e-4,
     )
-    always = make_inferencer(out_of_range='rescale', correction='idw')
+    always = make_inferencer(out_of_range='rescale', correction='fade')
     torch.testing.assert_close(always.propagate(image, sets, color_order='rgb'), corrected)
     without = always.propagate(image, sets, color_order='rgb', correction='none')
     torch.testing.assert_close(without, plain)
     # At another size the network's pixels are met: here whole multiples of the image's.
-    double = make_inferencer(correction='idw', working_size=(90, 122))
+    double = make_inferencer(correction='fade', working_size=(90, 122))
     flow = double(image, [(30, 22, 5.0, -3.0)], color_order='rgb')
     np.testing.assert_allclose(flow[22, 30], (5, -3), atol=0.5)
 
@@ -323,7 +323,7 @@ def test_options_and_calls_that_make_no_sense(inferencer, make_inferencer, tiny_
         (lambda: make_inferencer(normalization='imagenet'), "'imagenet'"),
         (lambda: make_inferencer(collisions='sum'), "'sum'; expected one of 'last', 'mean', 'error'"),
         (lambda: make_inferencer(out_of_range='ignore'), "'ignore'"),
-        (lambda: make_inferencer(correction='rbf'), "correction is 'rbf'; expected one of 'none', 'idw'"),
+        (lambda: make_inferencer(correction='rbf'), "correction is 'rbf'; expected one of 'none', 'fade'"),
         (lambda: inferencer.propagate(encoded, ARROWS, correction='all'), "correction is 'all'"),
     ):
         with pytest.raises(InputError, match=message):

@@ -128,28 +128,33 @@ def test_mean_and_zero():
     assert not interpolate_guidance(points, vectors, (5, 5), 'zero').any()
 
 
-@pytest.mark.parametrize('method', EXACT_AT_POINTS)
-def test_a_corrected_flow_has_the_vectors_at_the_points(method):
-    points, vectors = random_guidance(6, 16, 16, 6)
-    flow = np.random.default_rng(0).normal(0, 4, (16, 16, 2)).astype(np.float32)
+def test_a_corrected_flow_has_the_vectors_at_the_points():
+    points, vectors = random_guidance(6, 16, 24, 6)
+    flow = np.random.default_rng(0).normal(0, 4, (16, 24, 2)).astype(np.float32)
     before = flow.copy()
-    corrected = correct_at_points(flow, points, vectors, method)
-    np.testing.assert_allclose(corrected[points[:, 0], points[:, 1]], vectors, atol=1e-3)
+    corrected = correct_at_points(flow, points, vectors)
+    np.testing.assert_allclose(corrected[points[:, 0], points[:, 1]], vectors, atol=1e-5)
+    assert corrected.dtype == np.float32
     np.testing.assert_array_equal(flow, before)
-    # What is off by the same everywhere is mended everywhere, what is right left alone.
-    shifted = correct_at_points(flow + np.float32([2, -1]), points, flow[points[:, 0], points[:, 1]], method)
-    np.testing.assert_allclose(shifted, flow, atol=1e-3)
-    # Of a network that says nothing interpolation is left.
-    np.testing.assert_allclose(
-        correct_at_points(np.zeros_like(flow), points, vectors, method),
-        interpolate_guidance(points, vectors, (16, 16), method),
-        atol=1e-5,
-    )
+    # Of every pixel what is missed: mean weighted by 1 / squared distance, and (2 / 16) ** 2 for none.
+    for row, column in ((0, 0), (9, 23), (15, 4)):
+        weights = 1 / ((points - [row, column]) ** 2).sum(1)
+        missed = vectors - flow[points[:, 0], points[:, 1]]
+        share = weights @ missed / (weights.sum() + (2 / 16) ** 2)
+        np.testing.assert_allclose(corrected[row, column], flow[row, column] + share, atol=1e-5)
 
 
-def test_a_flow_without_points_stays():
-    flow = np.ones((5, 4, 2), np.float32)
+def test_a_correction_of_what_is_right_or_without_points_is_none():
+    points, _ = random_guidance(6, 16, 16, 6)
+    flow = np.random.default_rng(0).normal(0, 4, (16, 16, 2)).astype(np.float32)
+    right = correct_at_points(flow, points, flow[points[:, 0], points[:, 1]])
+    np.testing.assert_array_equal(right, flow)
     np.testing.assert_array_equal(correct_at_points(flow, np.zeros((0, 2)), np.zeros((0, 2))), flow)
+
+
+def test_points_on_one_pixel_are_averaged_in_a_correction():
+    points, vectors = np.array([[2, 3], [2, 3]]), np.array([[4.0, 0], [0, 2]])
+    np.testing.assert_allclose(correct_at_points(np.ones((8, 8, 2)), points, vectors)[2, 3], [2, 1])
 
 
 def test_bad_input_is_named():
@@ -160,3 +165,7 @@ def test_bad_input_is_named():
         interpolate_guidance(np.array([[4, 1]]), vector, (4, 6), 'nearest')
     with pytest.raises(ValueError, match=r'\(1, 2\).*\(2, 2\)'):
         interpolate_guidance(one, np.ones((2, 2)), (4, 4), 'idw')
+    with pytest.raises(ValueError, match=r'4 x 6.*row 4, column 1'):
+        correct_at_points(np.zeros((4, 6, 2)), np.array([[4, 1]]), vector)
+    with pytest.raises(ValueError, match=r'\(1, 2\).*\(2, 2\)'):
+        correct_at_points(np.zeros((4, 6, 2)), one, np.ones((2, 2)))

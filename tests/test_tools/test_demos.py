@@ -78,7 +78,7 @@ def test_propagate_writes_pictures_and_flow(tool, network, image, tmp_path, caps
     assert cv2.imread(str(out / 'overlay.png')).shape[0] >= 40
     assert 'mean motion' in capsys.readouterr().out
     assert np.abs(flow[12, 10] - (-8.5, 3)).max() > 0.1
-    tool('demo/propagate_demo')([image, *arrows, '--out', str(out), *network, '--correction', 'idw'])
+    tool('demo/propagate_demo')([image, *arrows, '--out', str(out), *network, '--correction', 'fade'])
     flow, _ = read_flow(out / 'flow.flo')
     np.testing.assert_allclose(flow[[12, 30], [10, 40]], [(-8.5, 3), (0, 0)], atol=1e-4)
 

@@ -690,7 +690,7 @@ def test_propagation_tells_a_moving_camera_and_what_is_left_of_the_arrows(tools,
     assert moves['mean']['zero'][0] == pytest.approx(np.hypot(6, 2) * (1 - 16 / 1024), rel=1e-5)
     assert stands['mean']['zero'][0] == pytest.approx(3 * 12 / 32)
     assert measured['kept']['cmp'][0] == pytest.approx(0.5)  # with one arrow, whichever it is
-    assert moves['std']['cmp'][0] > 0 and moves['std']['cmp, corrected'][0] == pytest.approx(0, abs=1e-6)
+    assert 0 < moves['std']['cmp, corrected'][0] < moves['std']['cmp'][0] / 2
     text = propagation.render(measured, args.numbers)
     assert '3 images |' in text and '2 images, camera moves |' in text and '1 images, camera stands |' in text
     assert '| cmp | 50 |' in text

@@ -5,6 +5,6 @@ data_root = 'data/pairs/'
 train_dataloader = dict(dataset=dict(data_root=data_root, ann_file='train.json', strip_prefix=''))
 val_dataloader = dict(dataset=dict(data_root=data_root, ann_file='val.json', strip_prefix=''))
 test_dataloader = val_dataloader
-# Also the flow that meets its arrows, as tools/demo's --correction idw gives it.
-val_evaluator = dict(correction='idw')
+# Also of the flow that meets its arrows, as the demos' --correction fade gives it.
+val_evaluator = dict(corrected=True)
 test_evaluator = val_evaluator
