@@ -15,6 +15,7 @@ import io
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -212,10 +213,7 @@ def _summary(errors: dict[str, list[list[list[float]]]]) -> dict[str, dict[str, 
 
 def render(measured: dict, numbers: list[int]) -> str:
     """Markdown: the tables of a set, and how much of the arrows each network keeps."""
-    text = render_table(measured, numbers)
-    for name in ('camera moves', 'camera stands'):
-        if name in measured:
-            text += '\n' + render_table(measured[name], numbers, f', {name}')
+    text = '\n'.join(render_table(part, numbers, where) for where, part in _parts(measured))
     lines = ['| part of the arrows left at their points, % | ' + ' | '.join(map(str, numbers)) + ' |']
     lines.append('| --- |' + ' --- |' * len(numbers))
     for name, row in measured['kept'].items():
@@ -238,29 +236,54 @@ def render_table(measured: dict, numbers: list[int], where: str = '') -> str:
 
 
 def plot(results: dict, numbers: list[int], path: Path) -> None:
-    """One panel per set."""
+    """A row of panels for each set: all images, and those where the camera moves and where it stands."""
     import matplotlib
 
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(results), figsize=(5 * len(results), 3.8), squeeze=False)
-    for axis, (name, measured) in zip(axes[0], results.items(), strict=True):
-        for method, row in measured['mean'].items():
-            style = '--' if method in BASELINES else '-.' if method.endswith(CORRECTED[2:]) else '-'
-            axis.plot(numbers, row, style, marker='o', markersize=3, label=method)
-        axis.set(title=name, xlabel='guidance points', ylabel='end-point error, px')
-        # Without points there is no logarithm.
-        axis.set_xscale(**(dict(value='symlog', linthresh=1) if 0 in numbers else dict(value='log')))
-        axis.set_ylim(0, 1.15 * max(max(row) for name, row in measured['mean'].items() if name != 'rbf'))
-        axis.set_xticks(numbers, [str(number) for number in numbers])
-        axis.minorticks_off()
-    axes[0][0].legend(fontsize=8)
-    figure.tight_layout()
+    rows = [
+        [(f'{name}{where}, {part["images"]} images', part) for where, part in _parts(measured)]
+        for name, measured in results.items()
+    ]
+    shape = len(rows), max(map(len, rows))
+    figure, axes = plt.subplots(
+        *shape, figsize=(4.2 * shape[1] + 2, 3.3 * shape[0]), squeeze=False, layout='constrained'
+    )
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for row, panels in zip(axes, rows, strict=True):
+        for axis, (title, part) in zip(row, panels, strict=False):
+            axis.set_axis_on()
+            _draw(axis, title, part['mean'], numbers)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc='outside right upper', fontsize=8)
     picture = io.BytesIO()
     figure.savefig(picture, format='png', dpi=110)
     plt.close(figure)
     write_durably(path, picture.getvalue())
+
+
+def _parts(measured: dict) -> list[tuple[str, dict]]:
+    parts = [(f', {name}', measured[name]) for name in ('camera moves', 'camera stands') if name in measured]
+    return [('', measured), *parts]
+
+
+def _draw(axis: Any, title: str, mean: dict[str, list[float]], numbers: list[int]) -> None:
+    networks = [name for name in mean if CORRECTED.format(name) in mean]
+    for method, row in mean.items():
+        corrected = method.endswith(CORRECTED[2:])
+        own = method.removesuffix(CORRECTED[2:]) if corrected else method
+        # A network has one colour, corrected or not.
+        number = networks.index(own) if own in networks else len(networks) + BASELINES.index(method)
+        style = '-.' if corrected else '-' if own in networks else '--'
+        axis.plot(numbers, row, style, color=f'C{number % 10}', marker='o', markersize=3, label=method)
+    axis.set_title(title, fontsize=10)
+    axis.set(xlabel='guidance points', ylabel='end-point error, px')
+    # Without points there is no logarithm.
+    axis.set_xscale(**(dict(value='symlog', linthresh=1) if 0 in numbers else dict(value='log')))
+    axis.set_ylim(0, 1.15 * max(max(row) for name, row in mean.items() if name != 'rbf'))
+    axis.set_xticks(numbers, [str(number) for number in numbers])
+    axis.minorticks_off()
 
 
 def main() -> int:
