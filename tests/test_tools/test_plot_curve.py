@@ -66,6 +66,17 @@ def test_picture_and_sentence(tool, work_dir, tmp_path, capsys):
     assert 'run: epe 1.000 at iteration 60, last 1.100 at 70 | idw 1.200 | nearest 1.500 | zero 4.000' in text
 
 
+def test_what_is_corrected_is_a_curve_and_no_baseline(tool, work_dir, tmp_path, capsys, monkeypatch):
+    rows = [{**validation(80, 0.9), 'corrected/epe': 0.7}, {**validation(90, 1.3), 'corrected/epe': 0.5}]
+    write_start(work_dir, '20260101_020000', rows)
+    run = tool['read_run'](work_dir)
+    assert list(tool['baselines'](run, 'epe')) == ['idw', 'nearest', 'zero']
+    assert tool['main']([str(work_dir), '--out', str(tmp_path / 'curve.svg')]) == 0
+    said = 'run: epe 0.900 at iteration 80, last 1.300 at 90 | corrected 0.700 | idw 1.200 | nearest'
+    assert said in capsys.readouterr().out
+    assert '<!-- run, corrected -->' in (tmp_path / 'curve.svg').read_text()
+
+
 def test_several_runs(tool, work_dir, tmp_path, capsys):
     file = work_dir / '20260101_000000' / 'vis_data' / 'scalars.json'
     out = tmp_path / 'two.svg'

@@ -20,6 +20,7 @@ from cmp_mm.engine import read_scalars
 from cmp_mm.flow import write_whole
 
 NETWORK = 'cmp'
+CORRECTED = 'corrected'  # its flow with what it misses at the arrows added: this changes while training too
 METRICS = {
     'epe': 'end-point error (px)',
     'fl': 'Fl: over 3 px and 5 % (% of pixels)',
@@ -84,7 +85,7 @@ def baselines(run: Series, metric: str) -> dict[str, float]:
     found = {
         key.removesuffix(f'/{metric}'): float(values[-1])
         for key, (_, values) in run.items()
-        if key.endswith(f'/{metric}') and key != f'{NETWORK}/{metric}'
+        if key.endswith(f'/{metric}') and key not in (f'{NETWORK}/{metric}', f'{CORRECTED}/{metric}')
     }
     return dict(sorted(found.items(), key=lambda item: -item[1] if metric == 'bin_acc' else item[1]))
 
@@ -126,6 +127,12 @@ def draw(runs: dict[str, Series], metric: str, title: str | None, suffix: str) -
         if key in run:
             steps, values = run[key]
             below.plot(steps, values, color=colour, marker='o', markersize=3.5, linewidth=1.6, label=label)
+        if key in run and metric in METRICS and f'{CORRECTED}/{metric}' in run:
+            steps, values = run[f'{CORRECTED}/{metric}']
+            label = f'{label}, {CORRECTED}'
+            below.plot(
+                steps, values, '-.', color=colour, marker='o', markersize=2.5, linewidth=1.2, label=label
+            )
         for kind, (name, value) in enumerate(sorted(baselines(run, metric).items())):
             # Runs on the same data and guidance share a baseline: it is drawn once, and in grey.
             same = all(math.isclose(one.get(name, math.nan), value, rel_tol=1e-6) for one in references)
@@ -168,9 +175,12 @@ def describe(label: str, run: Series, metric: str) -> str:
     best = int(np.nanargmax(values) if rising else np.nanargmin(values))
     others = ' | '.join(f'{name} {value:.3f}' for name, value in baselines(run, metric).items())
     last = '' if best == len(values) - 1 else f', last {values[-1]:.3f} at {steps[-1]}'
-    return f'{label}: {metric} {values[best]:.3f} at iteration {steps[best]}{last} | {others}'.removesuffix(
-        ' | '
-    )
+    found = [f'{label}: {metric} {values[best]:.3f} at iteration {steps[best]}{last}']
+    if metric in METRICS and f'{CORRECTED}/{metric}' in run:
+        of_steps = dict(zip(*run[f'{CORRECTED}/{metric}'], strict=True))
+        if steps[best] in of_steps:
+            found.append(f'{CORRECTED} {of_steps[steps[best]]:.3f}')
+    return ' | '.join([*found, *([others] if others else [])])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
