@@ -163,7 +163,7 @@ print(f'On {held_out}, {metrics["guidance_points"]:.0f} arrows an image (smaller
 print('    error, px   outliers, % (off by more than 3 px and 5 %)')
 for name, label in (
     ('cmp', 'the network'),
-    ('corrected', 'the network, with what it misses at the arrows added'),
+    ('corrected', 'the network, with what it misses at the arrows added (--correction fade)'),
     ('nearest', 'the nearest arrow'),
     ('idw', 'arrows weighted by distance'),
     ('zero', 'no motion at all'),
@@ -186,8 +186,8 @@ print(f'''
         backbone.pth        the pretrained backbone
 
 Next (`source {sys.prefix}/bin/activate` for what is run by hand):{more}
-  - arrows to motion, photo to video, points to masks, with {checkpoint}:
-    tools/demo/README.md
+  - arrows to motion (--correction fade meets them), photo to video, points to masks:  tools/demo/README.md
+    with --checkpoint {checkpoint}
   - the backbone in a segmentation config, and whether it helps:  configs/downstream/mmseg/README.md
   - networks and schedules of the paper:  configs/cmp/README.md''')
 PY

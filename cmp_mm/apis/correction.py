@@ -14,33 +14,36 @@ _MOST_ARROWS = 10_000
 _BLOCK = 2**22
 
 
+def check_few(number: int, correction: str) -> None:
+    """Raise InputError where a set has so many arrows that a correction would take minutes."""
+    if correction != 'none' and number > _MOST_ARROWS:
+        raise InputError(
+            f'a guidance set has {number} points; with correction {correction!r} expected at most '
+            f'{_MOST_ARROWS}'
+        )
+
+
 def correct_at_arrows(flow: Tensor, guidance: Tensor) -> Tensor:
     """Add to the flow what it misses at the arrows, between them by inverse squared distance (Shepard 1968).
 
-    The network says what moves together and makes the arrows shorter, most of all where the camera moves.
-    What is left at the arrows is known, so each is met exactly, and it fades: of a single arrow half is left
-    half of the short side away, so that what is dragged does not take all of the picture along. Not of the
-    paper. `cmp_mm.evaluation.correct_at_points` is the plain version.
+    The network says what moves together and makes the arrows shorter. What is left at the arrows is known, so
+    each is met, and it fades: of a single arrow half is left half of the short side away, so that what is
+    dragged does not take all of the picture along. Not of the paper. `cmp_mm.evaluation.correct_at_points` is
+    the plain version.
 
     Args:
         flow: (T, 2, H, W) pixels.
         guidance: (T, 4, H, W) of u, v, mask, mask, the maps it was predicted from.
 
     Returns:
-        (T, 2, H, W) flow; that of a set without arrows is as it was.
-
-    Raises:
-        InputError: a set has more than 10000 arrows.
+        (T, 2, H, W) flow; that of a set without arrows is as it was. With a graph, P * H * W weights of each
+        set of P arrows are kept for it.
     """
     return torch.stack([_corrected(one, given) for one, given in zip(flow, guidance, strict=True)])
 
 
 def _corrected(flow: Tensor, guidance: Tensor) -> Tensor:
     rows, columns = (guidance[2] > 0).nonzero(as_tuple=True)
-    if len(rows) > _MOST_ARROWS:
-        raise InputError(
-            f"a guidance set has {len(rows)} points; with correction 'fade' expected at most {_MOST_ARROWS}"
-        )
     if len(rows) == 0:
         return flow
     height, width = flow.shape[-2:]
@@ -55,5 +58,7 @@ def _corrected(flow: Tensor, guidance: Tensor) -> Tensor:
             block = torch.arange(top, min(top + per_block, height), device=flow.device)
             down = (block[None] - rows[:, None]).to(flow) ** 2  # (P, rows)
             weights = 1 / (down[:, :, None] + across[:, None]).clamp(min=1e-12)  # at an arrow it alone counts
-            added.append(torch.einsum('cp,prw->crw', missed, weights) / (weights.sum(0) + fading))
+            # Sums, not a matrix product, which settings of others may round.
+            sums = torch.stack([(one[:, None, None] * weights).sum(0) for one in missed])
+            added.append(sums / (weights.sum(0) + fading))
         return flow + torch.cat(added, 1)

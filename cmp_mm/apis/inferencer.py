@@ -28,7 +28,7 @@ from .arrows import (
     raise_or_warn,
     to_working_size,
 )
-from .correction import CORRECTIONS, correct_at_arrows
+from .correction import CORRECTIONS, check_few, correct_at_arrows
 from .errors import InputError, check_choice, check_count
 from .images import COLOR_ORDERS, ImageLike, to_rgb_tensor
 from .loading import load_network
@@ -86,7 +86,8 @@ class CMPInferencer:
             are passed on with a warning ('warn'), cut ('clip'), shrunk with all of their set and the flow
             enlarged again ('rescale'), or an 'error'.
         correction: 'none' is the network's own flow, the reference's; with 'fade' what it misses at an arrow
-            is added there, so that it is met, and less with distance; see `correct_at_arrows`.
+            is added there, and less with distance, so that the arrow is met in its pixel of the working size
+            (as far as ``collisions`` and 'clip' leave it); see `correct_at_arrows`.
 
     Raises:
         InputError: an unknown config, no weights, or an unknown option.
@@ -190,7 +191,8 @@ class CMPInferencer:
 
         Raises:
             InputError: no arrows, an arrow outside the image or not finite, colliding or too long ones
-                where that is an error, a map that does not fit, or an image that another network encoded.
+                where that is an error, over 10000 of them to correct by, a map that does not fit, or an image
+                that another network encoded.
         """
         batch_size = check_count('batch_size', batch_size, 1)
         correction = self.correction if correction is None else correction
@@ -205,6 +207,8 @@ class CMPInferencer:
             )
         with torch.enable_grad() if requires_grad else torch.inference_mode():
             sets = self._sets(image.size, image.working_size, arrows, guidance_map)
+            for one, _ in sets:
+                check_few(len(one), correction)
             canvas, flows = self._canvas(image.working_size), []
             bar = tqdm(total=len(sets), desc='propagating', unit='set', disable=not progress)
             with bar:
@@ -243,10 +247,11 @@ class CMPInferencer:
 
         Raises:
             InputError: the network knows no guidance, pictures are not what it is fed with (normalization
-                'none'), or arrows meet where that is an error.
+                'none'), arrows meet where that is an error, or are too many to correct by.
         """
         self._check_guided()
         self.check_takes_pictures()
+        check_few(len(arrows), self.correction)
         working = _resolve_working_size(self.working_size, size)
         draw_guidance(to_working_size(arrows, size, working), self._canvas(working), self.collisions)
 

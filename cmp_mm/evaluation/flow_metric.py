@@ -19,7 +19,7 @@ CORRECTED = 'corrected'
 
 @METRICS.register_module()
 class FlowMetric(BaseMetric):
-    """Errors of the predicted flow and of interpolated guidance, per pixel over the whole set.
+    """Errors of the predicted flow, also corrected, and of interpolated guidance, per pixel over the set.
 
     Every valid pixel of the set counts the same, however images fall into batches and processes. The
     interpolations do not depend on the network: they are computed once per image, not at each validation.

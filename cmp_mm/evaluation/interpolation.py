@@ -47,7 +47,7 @@ def correct_at_points(flow: np.ndarray, points: np.ndarray, vectors: np.ndarray)
     short side away. `cmp_mm.apis.correction.correct_at_arrows` is the same for batches on any device.
 
     Args:
-        flow: (height, width, 2) pixels.
+        flow: (height, width, 2) float32 pixels.
         points: (P, 2) (row, column), whole numbers inside the image. Where two points share a pixel, their
             mean counts.
         vectors: (P, 2) (u, v) pixels, the motion there.
@@ -58,10 +58,13 @@ def correct_at_points(flow: np.ndarray, points: np.ndarray, vectors: np.ndarray)
     Raises:
         ValueError: wrong shapes, or a point outside the image.
     """
+    flow = np.asarray(flow, np.float32)
+    if flow.ndim != 3 or flow.shape[2] != 2:
+        raise ValueError(f'flow has shape {flow.shape}; expected (height, width, 2)')
     height, width = flow.shape[:2]
     points, vectors = _checked(points, vectors, (height, width))
     if len(points) == 0:
-        return np.float32(flow)
+        return flow.copy()
     missed = vectors - flow[points[:, 0], points[:, 1]]
     return flow + _inverse_distance(points, missed, height, width, fading_weight(height, width))
 

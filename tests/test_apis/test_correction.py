@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from cmp_mm.apis import InputError
 from cmp_mm.apis import correction as module
 from cmp_mm.apis.correction import correct_at_arrows
 from cmp_mm.evaluation import correct_at_points
@@ -76,11 +75,3 @@ def test_gradient_to_flow_and_arrows():
     assert guidance.grad[1, 0, row, column].item() == pytest.approx(share)
     assert flow.grad[1, 0, row - 1, column] == 1
     assert flow.grad[1, 0, row, column].item() == pytest.approx(-share)
-
-
-def test_too_many_arrows_are_refused(monkeypatch):
-    monkeypatch.setattr(module, '_MOST_ARROWS', 6)
-    flow, guidance, _ = make()
-    with pytest.raises(InputError, match="has 7 points; with correction 'fade' expected at most 6"):
-        correct_at_arrows(flow, guidance)
-    correct_at_arrows(flow[1:], guidance[1:])

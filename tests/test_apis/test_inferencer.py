@@ -219,10 +219,57 @@ def test_a_correction_has_the_flow_meet_its_arrows(inferencer, make_inferencer, 
     torch.testing.assert_close(always.propagate(image, sets, color_order='rgb'), corrected)
     without = always.propagate(image, sets, color_order='rgb', correction='none')
     torch.testing.assert_close(without, plain)
-    # At another size the network's pixels are met: here whole multiples of the image's.
-    double = make_inferencer(correction='fade', working_size=(90, 122))
-    flow = double(image, [(30, 22, 5.0, -3.0)], color_order='rgb')
-    np.testing.assert_allclose(flow[22, 30], (5, -3), atol=0.5)
+
+
+@pytest.mark.parametrize('working', [(90, 122), (23, 31)])
+def test_a_correction_is_of_the_working_size(make_inferencer, image, working):
+    """There a pixel of its own is met, and resizing the flow back moves it by little."""
+    arrow = (30, 22, 5.0, -3.0)
+    sized = make_inferencer(working_size=working)
+    without = sized(image, [arrow], color_order='rgb')
+    flow = sized(image, [arrow], color_order='rgb', correction='fade')
+    assert np.abs(without[22, 30] - arrow[2:]).max() > 1
+    np.testing.assert_allclose(flow[22, 30], arrow[2:], atol=0.5)
+
+
+def test_a_correction_of_cut_vectors_of_maps_and_under_autocast(inferencer, image):
+    encoded = inferencer.encode(image, 'rgb')
+    inferencer.out_of_range = 'clip'
+    cut = inferencer.propagate(encoded, [(60, 44, 100.0, -20.0)], correction='fade')
+    torch.testing.assert_close(cut[0, :, 44, 60], torch.tensor([50.0, -20]))
+    arrows = [(10, 20, 6.0, -2.0), (30, 30, 0.0, 0.0)]
+    corrected = inferencer.propagate(encoded, arrows, correction='fade')
+    points, vectors = np.array([(20, 10), (30, 30)]), np.array([(6, -2), (0, 0)], np.float32)
+    drawn = guidance_map(points, vectors, image.shape[:2])
+    torch.testing.assert_close(
+        inferencer.propagate(encoded, guidance_map=drawn, correction='fade'), corrected
+    )
+    with torch.autocast('cpu', torch.bfloat16):
+        mixed = inferencer.propagate(encoded, arrows, correction='fade')
+    torch.testing.assert_close(
+        mixed[0, :, [20, 30], [10, 30]].T, torch.from_numpy(vectors), atol=1e-4, rtol=0
+    )
+
+
+def test_gradient_of_a_corrected_flow(inferencer, image):
+    arrows = torch.tensor([(10, 20, 6.0, -2.0), (30, 30, 0.0, 0.0)], requires_grad=True)
+    encoded = inferencer.encode(image, 'rgb')
+    flow = inferencer.propagate(encoded, arrows, requires_grad=True, correction='fade')
+    flow[0, 0, 20, 10].backward()
+    np.testing.assert_allclose(arrows.grad[:, 2:], [(1, 0), (0, 0)], atol=1e-4)  # it is the arrow's own
+
+
+def test_too_many_arrows_to_correct_by(make_inferencer, image, monkeypatch):
+    monkeypatch.setattr('cmp_mm.apis.correction._MOST_ARROWS', 2)
+    inferencer = make_inferencer(correction='fade')
+    arrows = [(x, 5, 1.0, 0.0) for x in (5, 15, 25)]
+    message = "a guidance set has 3 points; with correction 'fade' expected at most 2"
+    with pytest.raises(InputError, match=message):
+        inferencer.propagate(image, [arrows[:2], arrows], color_order='rgb')
+    with pytest.raises(InputError, match=message):
+        inferencer.check_arrows(image.shape[:2], torch.tensor(arrows))
+    inferencer.check_arrows(image.shape[:2], torch.tensor(arrows[:2]))
+    inferencer.propagate(image, arrows, color_order='rgb', correction='none')
 
 
 def test_gradient_reaches_arrows_map_and_image(inferencer, image):

@@ -230,6 +230,8 @@ def test_every_config_builds(path):
     assert cfg.test_dataloader == cfg.val_dataloader
     assert cfg.test_evaluator == cfg.val_evaluator
     assert cfg.val_evaluator.codec == cfg.model.codec
+    # One's own pairs are also measured with the correction that the demos offer.
+    assert cfg.val_evaluator.get('corrected', False) == ('quick' in path.stem)
     assert cfg.default_scope == 'cmp_mm'
 
 

@@ -154,7 +154,9 @@ def test_a_correction_of_what_is_right_or_without_points_is_none():
 
 def test_points_on_one_pixel_are_averaged_in_a_correction():
     points, vectors = np.array([[2, 3], [2, 3]]), np.array([[4.0, 0], [0, 2]])
-    np.testing.assert_allclose(correct_at_points(np.ones((8, 8, 2)), points, vectors)[2, 3], [2, 1])
+    corrected = correct_at_points(np.ones((8, 8, 2)), points, vectors)
+    np.testing.assert_allclose(corrected[2, 3], [2, 1])
+    assert corrected.dtype == np.float32
 
 
 def test_bad_input_is_named():
@@ -169,3 +171,5 @@ def test_bad_input_is_named():
         correct_at_points(np.zeros((4, 6, 2)), np.array([[4, 1]]), vector)
     with pytest.raises(ValueError, match=r'\(1, 2\).*\(2, 2\)'):
         correct_at_points(np.zeros((4, 6, 2)), one, np.ones((2, 2)))
+    with pytest.raises(ValueError, match=r'flow has shape \(2, 4, 6\)'):
+        correct_at_points(np.zeros((2, 4, 6)), one, vector)

@@ -199,10 +199,11 @@ RECIPES = {
         _both(_EITHER, _kaiming),
     ),
     'cmp-k15or41-24videos-kaiming': Recipe(
-        'CMP, the same, on 24 of the videos', _both(_EITHER, _kaiming, _videos(24))
+        'CMP, K 15 or K 41, Kaiming initialisation, on 24 of the videos',
+        _both(_EITHER, _kaiming, _videos(24)),
     ),
     'cmp-k15or41-6videos-kaiming': Recipe(
-        'CMP, the same, on 6 of the videos', _both(_EITHER, _kaiming, _videos(6))
+        'CMP, K 15 or K 41, Kaiming initialisation, on 6 of the videos', _both(_EITHER, _kaiming, _videos(6))
     ),
     'cmp-0to4-kaiming': Recipe(
         'CMP, at most 0 to 4 points, drawn per image, Kaiming initialisation of the backbone',
