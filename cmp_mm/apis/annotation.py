@@ -41,7 +41,7 @@ class PointAnnotator:
     """Masks of one image from positive points, which are pulled, and static points, which are held.
 
     Args:
-        inferencer: the network.
+        inferencer: the network; its ``correction`` is not used.
         image: see `CMPInferencer.encode`; it is encoded once.
         velocity: pixels of the working size that the positive points are pulled by, in each of four
             directions.

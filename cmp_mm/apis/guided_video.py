@@ -37,7 +37,7 @@ def animate(
     holes behind them are filled plainly, for nothing here knows what was hidden.
 
     Args:
-        inferencer: the network.
+        inferencer: the network; with its ``correction``.
         image: see `CMPInferencer.encode`.
         arrows: one set, rows x, y, u, v: the motion from the first frame to the last, in pixels.
         trajectories: instead of arrows: (N, T, 2) positions x, y in each of T frames. Every frame has its
