@@ -198,10 +198,6 @@ RECIPES = {
         'CMP, K 15 and grid 60 or K 41 and grid 120, drawn per image, Kaiming initialisation of the backbone',
         _both(_EITHER, _kaiming),
     ),
-    'cmp-k15or41-24videos-kaiming': Recipe(
-        'CMP, K 15 or K 41, Kaiming initialisation, on 24 of the videos',
-        _both(_EITHER, _kaiming, _videos(24)),
-    ),
     'cmp-k15or41-6videos-kaiming': Recipe(
         'CMP, K 15 or K 41, Kaiming initialisation, on 6 of the videos', _both(_EITHER, _kaiming, _videos(6))
     ),
