@@ -703,6 +703,10 @@ def test_propagation_tells_a_moving_camera_and_what_is_left_of_the_arrows(tools,
     text = propagation.render(measured, args.numbers)
     assert '3 images |' in text and '2 images, camera moves |' in text and '1 images, camera stands |' in text
     assert '| cmp | 50 |' in text and '| cmp, camera moves | 50 |' in text
+    # The correction alone, without a network: between no motion and inverse distance.
+    faded, idw = measured['mean']['idw, faded'], measured['mean']['idw']
+    silent = propagation.measure(dict(cmp=[0.0]), dataset, args)['mean']
+    assert silent['cmp, corrected'] == faded != idw and silent['cmp'] == measured['mean']['zero']
     # Below and above four fifths of the error of no motion: of what stands on a share p twice p is left.
     for standing, is_so in ((39, True), (41, False)):
         flow = np.zeros((100, 10, 2), np.float32)

@@ -48,8 +48,9 @@ from cmp_mm.guidance import guidance_map, sample_points
 from cmp_mm.models import CMP
 
 NUMBERS = (1, 2, 4, 8, 16, 32)
-BASELINES = ('nearest', 'idw', 'rbf', 'mean', 'zero')
-CORRECTED = '{}, corrected'
+FADED = 'idw, faded'  # what the correction makes of the points where no network says anything
+BASELINES = ('nearest', 'idw', FADED, 'rbf', 'mean', 'zero')
+CORRECTED = ', corrected'  # after the name of a network
 # The camera moves where one motion everywhere has less than this of the error of none.
 CAMERA = 0.8
 
@@ -152,9 +153,18 @@ def camera_moves(flow: np.ndarray, valid: np.ndarray | None) -> bool:
 
 def kept(flows: np.ndarray, sets: list[tuple[np.ndarray, np.ndarray]]) -> list[list[float]]:
     """Of each guidance set: products of predicted and given vectors at the points, of the given ones."""
-    predicted = [flow[points[:, 0], points[:, 1]] for flow, (points, _) in zip(flows, sets, strict=True)]
-    pairs = [(one, vectors) for one, (_, vectors) in zip(predicted, sets, strict=True)]
-    return [[float((one * given).sum()), float((given * given).sum())] for one, given in pairs]
+    found = []
+    for flow, (points, given) in zip(flows, sets, strict=True):
+        predicted = flow[points[:, 0], points[:, 1]]
+        found.append([float((predicted * given).sum()), float((given * given).sum())])
+    return found
+
+
+def interpolated(name: str, points: np.ndarray, vectors: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Flow (H, W, 2) of one of ``BASELINES``."""
+    if name == FADED:
+        return correct_at_points(np.zeros((*size, 2), np.float32), points, vectors)
+    return interpolate_guidance(points, vectors, size, name)
 
 
 def measure(models: dict[str, list[CMP]], dataset: ImageFlowDataset, args: argparse.Namespace) -> dict:
@@ -166,7 +176,7 @@ def measure(models: dict[str, list[CMP]], dataset: ImageFlowDataset, args: argpa
     much of the arrows is left at their points (the slope of predicted over given vectors).
     """
     chosen = np.unique(np.linspace(0, len(dataset) - 1, args.max_images).round().astype(int))
-    networks = [row for name in models for row in (name, CORRECTED.format(name))]
+    networks = [row for name in models for row in (name, name + CORRECTED)]
     errors: dict[str, list[list[list[float]]]] = {name: [] for name in (*networks, *BASELINES)}
     moves, products = [], {name: [] for name in models}
     for index in tqdm(chosen, desc=Path(dataset.ann_file).parent.name, unit='image'):
@@ -183,11 +193,9 @@ def measure(models: dict[str, list[CMP]], dataset: ImageFlowDataset, args: argpa
                 [correct_at_points(one, *given) for one, given in zip(flows, sets, strict=True)]
                 for flows in found
             ]
-            errors[CORRECTED.format(name)].append(
-                [[epe(one, flow, valid) for one in flows] for flows in found]
-            )
+            errors[name + CORRECTED].append([[epe(one, flow, valid) for one in flows] for flows in found])
         for name in BASELINES:
-            flows = (interpolate_guidance(*one, flow.shape[:2], name) for one in sets)
+            flows = (interpolated(name, *one, flow.shape[:2]) for one in sets)
             errors[name].append([[epe(one, flow, valid) for one in flows]])
     measured = dict(images=len(chosen), **_summary(errors, products))
     for name, wanted in (('camera moves', True), ('camera stands', False)):
@@ -273,10 +281,10 @@ def _parts(measured: dict) -> list[tuple[str, dict]]:
 
 
 def _draw(axis: Any, title: str, mean: dict[str, list[float]], numbers: list[int]) -> None:
-    networks = [name for name in mean if name not in BASELINES and not name.endswith(CORRECTED[2:])]
+    networks = [name for name in mean if name not in BASELINES and not name.endswith(CORRECTED)]
     for method, row in mean.items():
-        corrected = method.endswith(CORRECTED[2:])
-        own = method.removesuffix(CORRECTED[2:]) if corrected else method
+        corrected = method.endswith(CORRECTED)
+        own = method.removesuffix(CORRECTED)
         # A network has one colour, corrected or not.
         number = networks.index(own) if own in networks else len(networks) + BASELINES.index(method)
         style = '-.' if corrected else '-' if own in networks else '--'
