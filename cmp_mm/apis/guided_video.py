@@ -30,6 +30,7 @@ def animate(
     fill: str = 'nearest',
     color_order: str | None = None,
     value_range: Sequence[float] | None = None,
+    correction: str | None = None,
 ) -> Iterator[np.ndarray]:
     """Move an image along arrows, frame by frame.
 
@@ -37,7 +38,7 @@ def animate(
     holes behind them are filled plainly, for nothing here knows what was hidden.
 
     Args:
-        inferencer: the network; with its ``correction``.
+        inferencer: the network.
         image: see `CMPInferencer.encode`.
         arrows: one set, rows x, y, u, v: the motion from the first frame to the last, in pixels.
         trajectories: instead of arrows: (N, T, 2) positions x, y in each of T frames. Every frame has its
@@ -51,6 +52,7 @@ def animate(
             'none' leaves holes black.
         color_order: see `CMPInferencer.encode`.
         value_range: likewise.
+        correction: overrides the inferencer's.
 
     Yields:
         (H, W, 3) uint8 RGB frames, the image itself first.
@@ -70,16 +72,15 @@ def animate(
         parse_arrows(sets, picture.shape[:2])
         if len(sets) < 2:
             raise InputError('trajectories have one position each; expected at least 2, one per frame')
-        inferencer.check_arrows(picture.shape[:2], sets[1])  # all begin where these do
-        return _along_trajectories(inferencer, picture, sets[1:], fill)
+        inferencer.check_arrows(picture.shape[:2], sets[1], correction)  # all begin where these do
+        return _along_trajectories(inferencer, picture, sets[1:], fill, correction)
     num_frames = check_count('num_frames', num_frames, 2)
     (one, *others) = parse_arrows(arrows, picture.shape[:2])
     if others:
         raise InputError(f'{1 + len(others)} sets of arrows were given; an animation takes one')
-    inferencer.check_arrows(picture.shape[:2], one)
-    if motion == 'stepwise':
-        return _stepwise(inferencer, picture, one, num_frames, fill)
-    return _straight(inferencer, picture, one, num_frames, fill)
+    inferencer.check_arrows(picture.shape[:2], one, correction)
+    moved = _stepwise if motion == 'stepwise' else _straight
+    return moved(inferencer, picture, one, num_frames, fill, correction)
 
 
 def splat_frame(image: np.ndarray, flow: Tensor, fill: str = 'nearest') -> np.ndarray:
@@ -120,25 +121,35 @@ def fill_holes(image: np.ndarray, hole: np.ndarray, fill: str = 'nearest') -> np
 
 
 def _straight(
-    inferencer: CMPInferencer, picture: np.ndarray, arrows: Tensor, num_frames: int, fill: str
+    inferencer: CMPInferencer,
+    picture: np.ndarray,
+    arrows: Tensor,
+    num_frames: int,
+    fill: str,
+    correction: str | None,
 ) -> Iterator[np.ndarray]:
     yield picture.copy()  # a frame is the caller's, to draw on
-    flow = inferencer.propagate(picture, arrows, color_order='rgb')[0]
+    flow = inferencer.propagate(picture, arrows, color_order='rgb', correction=correction)[0]
     for k in range(1, num_frames):
         yield splat_frame(picture, flow * (k / (num_frames - 1)), fill)
 
 
 def _along_trajectories(
-    inferencer: CMPInferencer, picture: np.ndarray, sets: list[Tensor], fill: str
+    inferencer: CMPInferencer, picture: np.ndarray, sets: list[Tensor], fill: str, correction: str | None
 ) -> Iterator[np.ndarray]:
     yield picture.copy()
     encoded = inferencer.encode(picture, color_order='rgb')
     for one in sets:
-        yield splat_frame(picture, inferencer.propagate(encoded, one)[0], fill)
+        yield splat_frame(picture, inferencer.propagate(encoded, one, correction=correction)[0], fill)
 
 
 def _stepwise(
-    inferencer: CMPInferencer, picture: np.ndarray, arrows: Tensor, num_frames: int, fill: str
+    inferencer: CMPInferencer,
+    picture: np.ndarray,
+    arrows: Tensor,
+    num_frames: int,
+    fill: str,
+    correction: str | None,
 ) -> Iterator[np.ndarray]:
     yield picture.copy()
     height, width = picture.shape[:2]
@@ -152,7 +163,7 @@ def _stepwise(
         inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
         # What has left the picture pulls no more; once all has, the rest is still.
         if inside.any():
-            flow = inferencer.propagate(frame, arrows[inside], color_order='rgb')
+            flow = inferencer.propagate(frame, arrows[inside], color_order='rgb', correction=correction)
             total = flow if total is None else total + backward_warp(flow, total)[0]
             frame = splat_frame(picture, total[0], fill)
         arrows[:, :2] += arrows[:, 2:]

@@ -195,8 +195,7 @@ class CMPInferencer:
                 that another network encoded.
         """
         batch_size = check_count('batch_size', batch_size, 1)
-        correction = self.correction if correction is None else correction
-        check_choice('correction', correction, CORRECTIONS)
+        correction = self._chosen(correction)
         if not isinstance(image, EncodedImage):
             image = self.encode(image, requires_grad=requires_grad, **image_options)
         elif image_options:
@@ -238,20 +237,22 @@ class CMPInferencer:
             )
         return flow_to_array(flows[0])
 
-    def check_arrows(self, size: tuple[int, int], arrows: Tensor) -> None:
+    def check_arrows(self, size: tuple[int, int], arrows: Tensor, correction: str | None = None) -> None:
         """Refuse without running the network what :meth:`propagate` of a picture would, but for long vectors.
 
         Args:
             size: (height, width) of the picture, uint8.
             arrows: (P, 4), one set of `cmp_mm.apis.parse_arrows`.
+            correction: overrides the inferencer's.
 
         Raises:
             InputError: the network knows no guidance, pictures are not what it is fed with (normalization
-                'none'), arrows meet where that is an error, or are too many to correct by.
+                'none'), there is no such correction, or arrows meet where that is an error, or are too many
+                to correct by.
         """
         self._check_guided()
         self.check_takes_pictures()
-        check_few(len(arrows), self.correction)
+        check_few(len(arrows), self._chosen(correction))
         working = _resolve_working_size(self.working_size, size)
         draw_guidance(to_working_size(arrows, size, working), self._canvas(working), self.collisions)
 
@@ -262,6 +263,12 @@ class CMPInferencer:
                 "normalization is 'none', which passes images on as they come; a picture needs another, "
                 "'reference' or 'minus_one_to_one'"
             )
+
+    def _chosen(self, correction: str | None) -> str:
+        if correction is None:
+            return self.correction
+        check_choice('correction', correction, CORRECTIONS)
+        return correction
 
     def _network(self) -> str:
         return f'{_NAMES.setdefault(self.model, uuid.uuid4().hex)} {self.normalization}'

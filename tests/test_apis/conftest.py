@@ -67,7 +67,7 @@ class ByHand:
         size = tuple(image.shape[:2])
         return EncodedImage((torch.from_numpy(image),), size, tuple(working_size or size))
 
-    def check_arrows(self, size, arrows):
+    def check_arrows(self, size, arrows, correction):
         pass
 
     def check_takes_pictures(self):

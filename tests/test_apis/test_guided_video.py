@@ -307,3 +307,24 @@ def test_holes_take_the_nearest_pixel_and_are_filled_unless_asked(by_hand):
     assert (filled[:, 4:6] == 10).all() and (filled[:, 6:8] == 200).all()
     frames = list(animate(by_hand(shift), picture, [(1, 1, 3, 0)], num_frames=2, color_order='rgb'))
     assert frames[1].all()
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(arrows=[(5, 5, 8, -4)], num_frames=3),
+        dict(arrows=[(5, 5, 8, -4)], num_frames=3, motion='stepwise'),
+        dict(trajectories=np.array([[(5, 5), (9, 3), (13, 1)]])),
+    ],
+)
+def test_a_correction_may_be_chosen_for_one_video(inferencer, make_inferencer, image, options):
+    def frames(network, **more):
+        return np.stack(list(animate(network, image, color_order='rgb', **options, **more)))
+
+    always = make_inferencer(correction='fade')
+    corrected, plain = frames(always), frames(inferencer)
+    assert (corrected != plain).any()
+    np.testing.assert_array_equal(frames(inferencer, correction='fade'), corrected)
+    np.testing.assert_array_equal(frames(always, correction='none'), plain)
+    with pytest.raises(InputError, match="correction is 'rbf'"):
+        animate(inferencer, image, color_order='rgb', **options, correction='rbf')

@@ -1,16 +1,14 @@
 """What one visitor of the page has loaded, clicked and got; nothing here knows the page."""
 
 import io
-import tempfile
 import zipfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 
-from cmp_mm.flow import add_legend, encode_flow, flow_to_rgb, write_whole
+from cmp_mm.flow import add_legend, encode_flow, flow_to_rgb
 from cmp_mm.visualization import draw_arrows
 from cmp_mm.visualization.drawing import enlarge, zoom_for
 
@@ -24,6 +22,7 @@ from ..images import decode_image
 from ..inferencer import CMPInferencer, EncodedImage, flow_to_array
 from ..pictures import overlay_flow
 from ..video_files import check_video_path, even_size, write_video
+from .results import ResultFolder
 from .zoomed import PENDING_COLOUR, STATIC_COLOUR, dots, draw_masks, on_zoomed
 
 ARROW_MODES = ('draw arrow', 'hold still', 'remove nearest')
@@ -62,7 +61,7 @@ class PageSession:
         self._file_size = (0, 0)
         self._encoded: EncodedImage | None = None
         self._options: dict = {}
-        self._folder: tempfile.TemporaryDirectory | None = None
+        self._files = ResultFolder()
 
     def load(self, data: bytes, max_side: int) -> str:
         """Take an image, and forget what belonged to the one before.
@@ -173,16 +172,20 @@ class PageSession:
             picture = dots(picture, [self.start], self.zoom, PENDING_COLOUR)
         return picture
 
-    def propagate(self, inferencer: CMPInferencer) -> str:
+    def propagate(self, inferencer: CMPInferencer, correction: str | None = None) -> str:
         """Make the flow of the arrows; returns a sentence on it.
 
+        Args:
+            inferencer: the network.
+            correction: overrides the inferencer's.
+
         Raises:
-            InputError: no image or no arrows, or they were changed meanwhile.
+            InputError: no image or no arrows, no such correction, or the arrows were changed meanwhile.
         """
         image, rows, clicked = self._image(), self._rows(), list(self.arrows.items)
         with input_warnings() as caught:
             encoded = self._encoded or inferencer.encode(image, color_order='rgb')
-            flow = flow_to_array(inferencer.propagate(encoded, rows))[0]
+            flow = flow_to_array(inferencer.propagate(encoded, rows, correction=correction))[0]
         if self.image is image:
             self._encoded = encoded
         self._check_unchanged(image, clicked)
@@ -206,7 +209,7 @@ class PageSession:
         if self.flow is None:
             return None
         files = {f'flow.{form}': encode_flow(self.flow, form) for form in ('flo', 'npz')}
-        return tuple(self._write(files))
+        return tuple(self._files.write(files))
 
     def animate(
         self,
@@ -217,6 +220,7 @@ class PageSession:
         motion: str,
         fill: str,
         progress=lambda done, total: None,
+        correction: str | None = None,
     ) -> tuple[str, str]:
         """Write a video of the image moving along its arrows.
 
@@ -228,6 +232,7 @@ class PageSession:
             motion: see there.
             fill: see there.
             progress: called with the number of frames done and of all.
+            correction: overrides the inferencer's.
 
         Returns:
             The file's path, and a sentence on it.
@@ -237,12 +242,11 @@ class PageSession:
                 meanwhile.
         """
         image, rows, clicked = self._image(), self._rows(), list(self.arrows.items)
-        path = self._place() / f'animation.{form}'
+        path = self._files.path(f'animation.{form}')
         check_video_path(path, fps)
         with input_warnings() as caught:
-            frames = animate(
-                inferencer, image, rows, num_frames=num_frames, motion=motion, fill=fill, color_order='rgb'
-            )
+            options = dict(num_frames=num_frames, motion=motion, fill=fill, correction=correction)
+            frames = animate(inferencer, image, rows, color_order='rgb', **options)
             count = write_video(_counted(frames, num_frames, progress), path, fps)
         self._check_unchanged(image, clicked)
         self.video = str(path)
@@ -353,7 +357,7 @@ class PageSession:
         with zipfile.ZipFile(packed, 'w', zipfile.ZIP_DEFLATED) as archive:
             for number, mask in enumerate(objects, 1):
                 archive.writestr(f'object_{number:03d}.png', png(mask.astype(np.uint8) * 255))
-        labels, masks = self._write(
+        labels, masks = self._files.write(
             {'labels.png': png(self.annotation.label_map()), 'masks.zip': packed.getvalue()}
         )
         told = f'Exported objects: {len(objects)}.'
@@ -400,17 +404,6 @@ class PageSession:
         picture = dots(picture, rows[~moving, :2], self.zoom, STATIC_COLOUR)
         points = on_zoomed(rows[moving, :2], self.zoom)
         return draw_arrows(picture, points[:, ::-1], rows[moving, 2:] * self.zoom)
-
-    def _place(self) -> Path:
-        if self._folder is None:
-            # Deleted with the session.
-            self._folder = tempfile.TemporaryDirectory(prefix='cmp_mm-results-')
-        return Path(self._folder.name)
-
-    def _write(self, files: dict[str, bytes]) -> list[str]:
-        paths = [self._place() / name for name in files]
-        write_whole(list(zip(paths, files.values(), strict=True)))
-        return [str(path) for path in paths]
 
 
 def _counted(frames: Iterator[np.ndarray], total: int, progress) -> Iterator[np.ndarray]:

@@ -9,6 +9,7 @@ import gradio as gr
 
 from ..annotation import SCORES
 from ..clicks import POINT_KINDS
+from ..correction import CORRECTIONS
 from ..errors import InputError
 from ..guided_video import HOLE_FILLINGS, MOTIONS
 from ..inferencer import CMPInferencer
@@ -96,6 +97,14 @@ def _slider(*limits: float, **more: Any) -> gr.Slider:
     return slider
 
 
+def _correction(inferencer: CMPInferencer, name: str) -> gr.Radio:
+    told = dict(none='as the network gives it', fade='meets the arrows')
+    return gr.Radio(
+        [(told[one], one) for one in CORRECTIONS],
+        value=inferencer.correction, label='Flow', elem_id=f'{name}-correction',
+    )  # fmt: skip
+
+
 def _status(name: str) -> gr.Textbox:
     return gr.Textbox(label='Status', interactive=False, elem_id=f'{name}-status')
 
@@ -173,6 +182,7 @@ def flow_tab(session: gr.State, inferencer: CMPInferencer) -> Tab:
             with gr.Row():
                 run = gr.Button('Propagate', variant='primary', elem_id='flow-run')
                 radius = gr.Number(_RADIUS, label='Pixels of full colour', elem_id='flow-radius')
+            correction = _correction(inferencer, 'flow')
             over = _picture('Flow over the image', 'flow-overlay')
             plain = _picture('Flow', 'flow-picture')
             with gr.Row():
@@ -196,9 +206,9 @@ def flow_tab(session: gr.State, inferencer: CMPInferencer) -> Tab:
             return f'{_NO_PICTURE}{error}.', [None, None]
         return '', [gr.skip()] * 2 if pictures is None else list(pictures)
 
-    def propagate(state: PageSession, max_radius: float | None) -> list[Any]:
+    def propagate(state: PageSession, max_radius: float | None, correction: str) -> list[Any]:
         try:
-            told = state.propagate(inferencer)
+            told = state.propagate(inferencer, correction)
             paths = state.flow_files()
         except (InputError, OSError) as error:
             return [failed(error), *[gr.skip()] * len(results)]
@@ -218,7 +228,7 @@ def flow_tab(session: gr.State, inferencer: CMPInferencer) -> Tab:
         before, complaint, _ = (told or '').partition(_NO_PICTURE)
         return [before.rstrip() if complaint else gr.skip(), *pictures]
 
-    run.click(propagate, [session, radius], [editor.status, *results], **NETWORK)
+    run.click(propagate, [session, radius, correction], [editor.status, *results], **NETWORK)
     recoloured = dict(inputs=[session, radius, editor.status], outputs=[editor.status, plain, over])
     gr.on([radius.submit, radius.blur], recolour, **recoloured, **QUICK)
     return editor.as_tab(tab, results, nothing)
@@ -236,6 +246,7 @@ def video_tab(session: gr.State, inferencer: CMPInferencer, ending: Event) -> Ta
             with gr.Row():
                 motion = gr.Radio(MOTIONS, value=MOTIONS[0], label='Motion', elem_id='video-motion')
                 fill = gr.Radio(HOLE_FILLINGS, value=HOLE_FILLINGS[0], label='Holes', elem_id='video-fill')
+            correction = _correction(inferencer, 'video')
             run = gr.Button('Animate', variant='primary', elem_id='video-run')
             movie = gr.Video(
                 label='Video', interactive=False, height=_HEIGHT, autoplay=True, loop=True, buttons=[],
@@ -254,7 +265,7 @@ def video_tab(session: gr.State, inferencer: CMPInferencer, ending: Event) -> Ta
             editor = _arrow_editor(session, 'video', results, nothing)
 
     def make(
-        state: PageSession, form: str, count: float, rate: float, motion: str, fill: str,
+        state: PageSession, form: str, count: float, rate: float, motion: str, fill: str, correction: str,
         progress=gr.Progress(),  # noqa: B008  gradio finds it by the default
     ) -> list[Any]:  # fmt: skip
         def tell(done: int, total: int) -> None:
@@ -263,7 +274,9 @@ def video_tab(session: gr.State, inferencer: CMPInferencer, ending: Event) -> Ta
             progress((done, total), unit='frames')
 
         try:
-            path, told = state.animate(inferencer, form, int(count), float(rate), motion, fill, tell)
+            path, told = state.animate(
+                inferencer, form, int(count), float(rate), motion, fill, tell, correction
+            )
         except (InputError, OSError) as error:
             return [failed(error), *[gr.skip()] * len(results)]
         is_gif = form == 'gif'
@@ -274,7 +287,7 @@ def video_tab(session: gr.State, inferencer: CMPInferencer, ending: Event) -> Ta
             gr.update(value=path, interactive=True),
         ]
 
-    inputs = [session, form, count, rate, motion, fill]
+    inputs = [session, form, count, rate, motion, fill, correction]
     run.click(make, inputs, [editor.status, *results], show_progress_on=[movie, gif], **NETWORK)
     return editor.as_tab(tab, results, nothing)
 

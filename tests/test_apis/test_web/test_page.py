@@ -362,11 +362,24 @@ def test_an_animation_is_made_by_the_options_shown(page, monkeypatch):
     monkeypatch.setattr(
         session, 'write_video', lambda frames, path, *rate: seen.append(rate) or write(frames, path, *rate)
     )
-    shown = dict(form='gif', frames=3, rate=20, motion='stepwise', fill='none')
+    shown = dict(form='gif', frames=3, rate=20, motion='stepwise', fill='none', correction='fade')
     page.shown |= {f'video-{name}': value for name, value in shown.items()}
     page.draw('video', (10, 12), (19, 8))
     page.fire('video-run', 'click')
-    assert seen == [dict(num_frames=3, motion='stepwise', fill='none', color_order='rgb'), (20.0,)]
+    made = dict(num_frames=3, motion='stepwise', fill='none', correction='fade', color_order='rgb')
+    assert seen == [made, (20.0,)]
+
+
+def test_the_flow_meets_its_arrows_where_that_is_chosen(page, make_inferencer):
+    page.draw('flow', (10, 12), (19, 8))
+    assert page.shown['flow-correction'] == page.shown['video-correction'] == 'none'
+    page.fire('flow-run', 'click')
+    assert np.abs(page.session.flow[12, 10] - (9, -4)).max() > 1
+    page.shown['flow-correction'] = 'fade'
+    page.fire('flow-run', 'click')
+    np.testing.assert_allclose(page.session.flow[12, 10], (9, -4), atol=1e-4)
+    of_server = Page(make_inferencer(correction='fade')).shown
+    assert of_server['flow-correction'] == of_server['video-correction'] == 'fade'
 
 
 def test_the_page_shrinks_to_the_side_asked_for(inferencer, image):

@@ -106,9 +106,10 @@ def test_wrong_options(tool, capsys, options, message):
 # Stands for a network that takes its time.
 _SLOW = """
 import signal, sys, time, torch
+from types import SimpleNamespace
 from cmp_mm.apis.web import PageSession, serve
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background ignores
-def slow(session, inferencer):
+def slow(session, inferencer, correction):
     print('computing', flush=True)
     start = time.monotonic()
     while time.monotonic() < start + 4:
@@ -116,7 +117,7 @@ def slow(session, inferencer):
     print('computed', flush=True)
     return ''
 PageSession.propagate = slow
-serve(object(), port=int(sys.argv[1]))
+serve(SimpleNamespace(correction='none'), port=int(sys.argv[1]))
 """
 
 
@@ -136,7 +137,7 @@ def test_an_interrupt_while_something_computes_ends_it_cleanly(ask, tmp_path):
         config = json.loads(ask(found, '/config')[1])
         (run,) = (each['id'] for each in config['components'] if each['props'].get('elem_id') == 'flow-run')
         (step,) = (each['id'] for each in config['dependencies'] if [run, 'click'] in each['targets'])
-        event = dict(fn_index=step, session_hash='a', data=[None, 20], trigger_id=run)
+        event = dict(fn_index=step, session_hash='a', data=[None, 20, 'none'], trigger_id=run)
         assert ask(found, '/gradio_api/queue/join', event)[0] == 200
         assert any('computing' in line for line in process.stdout)
         # An open page holds a connection.
