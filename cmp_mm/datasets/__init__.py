@@ -16,6 +16,7 @@ _HOMES = {
     'samplers': ['ResumableSampler'],
     'transforms': [
         'FlowCenterCrop',
+        'FlowRandomCamera',
         'FlowRandomCrop',
         'FlowRandomFlip',
         'FlowRandomReverse',

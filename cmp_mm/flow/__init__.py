@@ -11,7 +11,7 @@ from .colour import add_legend, color_wheel_legend, flow_to_rgb
 from .estimators import FLOW_ESTIMATORS, FlowEstimator, build_flow_estimator
 from .files import read_flow, write_flow, write_whole
 from .formats import FLOW_FORMATS, FlowFormatError, decode_flow, encode_flow
-from .geometry import flip_flow, resize_flow, resize_mask, reverse_flow, rotate_flow, scale_flow
+from .geometry import camera_flow, flip_flow, resize_flow, resize_mask, reverse_flow, rotate_flow, scale_flow
 from .listing import FlowFile, find_flow_files
 
 _TORCH_NAMES = ('backward_warp', 'forward_splat')
@@ -25,6 +25,7 @@ __all__ = [
     'add_legend',
     'backward_warp',
     'build_flow_estimator',
+    'camera_flow',
     'color_wheel_legend',
     'decode_flow',
     'encode_flow',

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from cmp_mm.flow import flip_flow, resize_flow, resize_mask, reverse_flow, rotate_flow, scale_flow
+from cmp_mm.flow import (
+    camera_flow,
+    flip_flow,
+    resize_flow,
+    resize_mask,
+    reverse_flow,
+    rotate_flow,
+    scale_flow,
+)
 
 CHANGES = [
     lambda flow: resize_flow(flow, (11, 30)),
@@ -121,3 +129,22 @@ def test_scale_and_reverse(flow):
 def test_whole_numbers_become_float32():
     result = scale_flow(np.ones((2, 2, 2), int), 1.5)
     assert result.dtype == np.float32 and (result == 1.5).all()
+
+
+def test_a_camera_moves_every_place_to_where_a_similarity_takes_it():
+    pan, zoom, roll = (1.5, -2.0), 0.25, 30.0
+    flow = camera_flow((5, 8), pan, zoom, roll)
+    assert flow.shape == (5, 8, 2) and flow.dtype == np.float32
+    rows, columns = np.mgrid[:5, :8]
+    centre = 3.5 + 2j
+    arrived = (columns + flow[..., 0]) + 1j * (rows + flow[..., 1])
+    # y is down: multiplying by i turns right into down.
+    turned = (columns + 1j * rows - centre) * 1.25 * np.exp(1j * np.deg2rad(30))
+    np.testing.assert_allclose(arrived, centre + turned + 1.5 - 2j, atol=1e-5)
+
+
+def test_a_camera_that_pans_moves_all_alike_and_one_that_stands_nothing():
+    assert (camera_flow((3, 4), (2.0, -1.0)) == (2, -1)).all()
+    assert not camera_flow((3, 4)).any()
+    with pytest.raises(ValueError, match='new size is 0 x 4'):
+        camera_flow((0, 4))

@@ -1,4 +1,4 @@
-from .augment import FlowRandomFlip, FlowRandomReverse, FlowRandomRotate, FlowRandomScale
+from .augment import FlowRandomCamera, FlowRandomFlip, FlowRandomReverse, FlowRandomRotate, FlowRandomScale
 from .crop import FlowCenterCrop, FlowRandomCrop
 from .guidance import SampleGuidance
 from .loading import LoadFlow, LoadImage
@@ -7,6 +7,7 @@ from .resize import FlowResize
 
 __all__ = [
     'FlowCenterCrop',
+    'FlowRandomCamera',
     'FlowRandomCrop',
     'FlowRandomFlip',
     'FlowRandomReverse',

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
 
-from cmp_mm.flow import flip_flow, reverse_flow, rotate_flow, scale_flow
+from cmp_mm.flow import camera_flow, flip_flow, reverse_flow, rotate_flow, scale_flow
 from cmp_mm.registry import TRANSFORMS
 
 from .guidance import refuse_sampled
@@ -133,3 +133,41 @@ class FlowRandomRotate(BaseTransform):
 
     def __repr__(self) -> str:
         return f'FlowRandomRotate(range={self.range}, prob={self.prob})'
+
+
+@TRANSFORMS.register_module()
+class FlowRandomCamera(BaseTransform):
+    """Add the flow of a moving camera to that of a pair: a pan, a zoom and a roll, drawn. The image stays.
+
+    The flow is then that of the same first frame and a camera that moved otherwise, as if the scene were
+    far away: videos of standing cameras teach what an arrow on the background means.
+
+    Args:
+        pan: standard deviation of each component, as a share of the field's shorter side.
+        zoom: standard deviation, as a share by which everything moves away from the centre.
+        roll: standard deviation in degrees.
+        prob: of a change, in [0, 1].
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    def __init__(self, pan: float = 0.03, zoom: float = 0.02, roll: float = 1.0, prob: float = 0.5) -> None:
+        for name, value in (('pan', pan), ('zoom', zoom), ('roll', roll)):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < np.inf:
+                raise ValueError(f'{name} of FlowRandomCamera is {value!r}; expected a number of at least 0')
+        self.pan, self.zoom, self.roll = float(pan), float(zoom), float(roll)
+        self.prob = _check_prob(prob, 'FlowRandomCamera')
+
+    def transform(self, results: dict) -> dict:
+        refuse_sampled(results, self)
+        if np.random.random() < self.prob:
+            flow = results['flow']
+            size = flow.shape[:2]
+            draws = np.random.standard_normal(4)
+            pan = tuple(draws[:2] * self.pan * min(size))
+            results['flow'] = flow + camera_flow(size, pan, draws[2] * self.zoom, draws[3] * self.roll)
+        return results
+
+    def __repr__(self) -> str:
+        return f'FlowRandomCamera(pan={self.pan}, zoom={self.zoom}, roll={self.roll}, prob={self.prob})'

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cmp_mm.datasets import FlowRandomReverse, FlowRandomRotate, FlowRandomScale
+from cmp_mm.datasets import FlowRandomCamera, FlowRandomReverse, FlowRandomRotate, FlowRandomScale
 
 
 def a_sample():
@@ -55,14 +55,20 @@ def test_scale_multiplies_by_one_factor_of_the_range():
     assert 0.5 <= min(factors) < 0.6 and 1.9 < max(factors) <= 2.0
 
 
-@pytest.mark.parametrize('step', [FlowRandomReverse, FlowRandomRotate, FlowRandomScale])
+@pytest.mark.parametrize('step', [FlowRandomCamera, FlowRandomReverse, FlowRandomRotate, FlowRandomScale])
 def test_probability_zero_changes_nothing(step):
     sample = a_sample()
     assert np.array_equal(step(prob=0)(dict(sample))['flow'], sample['flow'])
 
 
 def test_the_input_is_not_changed_in_place():
-    for step in (FlowRandomReverse(1.0), FlowRandomRotate(prob=1.0), FlowRandomScale()):
+    steps = (
+        FlowRandomCamera(prob=1.0),
+        FlowRandomReverse(1.0),
+        FlowRandomRotate(prob=1.0),
+        FlowRandomScale(),
+    )
+    for step in steps:
         sample = a_sample()
         before = sample['flow'].copy()
         step(dict(sample))
@@ -76,9 +82,13 @@ def test_wrong_arguments_are_one_sentence():
         FlowRandomRotate((0, float('nan')))
     with pytest.raises(ValueError, match='prob of FlowRandomReverse is -1'):
         FlowRandomReverse(-1)
+    with pytest.raises(ValueError, match='zoom of FlowRandomCamera is -1; expected a number of at least 0'):
+        FlowRandomCamera(zoom=-1)
+    with pytest.raises(ValueError, match='pan of FlowRandomCamera is nan'):
+        FlowRandomCamera(pan=float('nan'))
 
 
-@pytest.mark.parametrize('step', [FlowRandomReverse, FlowRandomRotate, FlowRandomScale])
+@pytest.mark.parametrize('step', [FlowRandomCamera, FlowRandomReverse, FlowRandomRotate, FlowRandomScale])
 def test_probability_between(step):
     np.random.seed(0)
     sample = a_sample()
@@ -91,3 +101,36 @@ def test_probability_between(step):
 def test_defaults_are_those_stated():
     assert (FlowRandomReverse().prob, FlowRandomRotate().prob, FlowRandomScale().prob) == (0.5, 0.5, 1.0)
     assert FlowRandomRotate().range == (0.0, 360.0)
+
+
+def test_a_camera_is_added_to_all_of_the_flow_and_leaves_the_image():
+    np.random.seed(0)
+    pans, zooms, rolls = [], [], []
+    for _ in range(300):
+        sample = a_sample()
+        image, before = sample['img'].copy(), sample['flow'].copy()
+        before[1, 2] = sample['flow'][1, 2] = np.nan  # unknown
+        out = FlowRandomCamera(pan=0.5, zoom=0.1, roll=20, prob=1.0)(dict(sample))
+        assert np.array_equal(out['img'], image) and out['flow'].dtype == np.float32
+        assert np.isnan(out['flow'][1, 2]).all()
+        added = (out['flow'] - before)[..., 0] + 1j * (out['flow'] - before)[..., 1]
+        rows, columns = np.mgrid[:6, :9]
+        place = (columns - 4) + 1j * (rows - 2.5)
+        turn = added[2, 3] - added[2, 2] + 1  # from one column to the next
+        pan = added[2, 4] + 0.5j * (turn - 1)
+        known = ~np.isnan(added)
+        np.testing.assert_allclose((added - pan - (turn - 1) * place)[known], 0, atol=1e-4)
+        pans += [pan.real, pan.imag]
+        zooms.append(abs(turn) - 1)
+        rolls.append(np.rad2deg(np.angle(turn)))
+    for drawn, spread in ((pans, 0.5 * 6), (zooms, 0.1), (rolls, 20)):
+        assert abs(np.mean(drawn)) < 4 * spread / len(drawn) ** 0.5
+        assert np.std(drawn) == pytest.approx(spread, rel=0.15)
+
+
+def test_a_camera_moves_as_often_as_asked():
+    np.random.seed(0)
+    sample = a_sample()
+    step = FlowRandomCamera(prob=0.3)
+    moved = [step(dict(sample))['flow'] is not sample['flow'] for _ in range(1000)]
+    assert np.mean(moved) == pytest.approx(0.3, abs=0.05)

@@ -4,6 +4,7 @@ import torch
 
 from cmp_mm.datasets import (
     FlowCenterCrop,
+    FlowRandomCamera,
     FlowRandomCrop,
     FlowRandomFlip,
     FlowRandomReverse,
@@ -100,6 +101,7 @@ def test_packing_only_what_there_is():
 @pytest.mark.parametrize(
     'step',
     [
+        FlowRandomCamera(prob=0.0),
         FlowRandomFlip(1.0),
         FlowRandomReverse(0.0),
         FlowRandomScale(),

@@ -133,6 +133,10 @@ def _augmented(cfg: Config) -> None:
     ]
 
 
+def _camera(cfg: Config) -> None:
+    cfg.train_dataloader.dataset.pipeline.insert(5, dict(type='FlowRandomCamera'))
+
+
 def _prior(cfg: Config) -> None:
     cfg.custom_hooks.append(dict(type='BinPriorHook'))
 
@@ -200,6 +204,14 @@ RECIPES = {
     ),
     'cmp-k15or41-6videos-kaiming': Recipe(
         'CMP, K 15 or K 41, Kaiming initialisation, on 6 of the videos', _both(_EITHER, _kaiming, _videos(6))
+    ),
+    'cmp-camera-kaiming': Recipe(
+        "CMP, a camera's motion added at random, Kaiming initialisation of the backbone",
+        _both(_camera, _kaiming),
+    ),
+    'cmp-k15or41-camera-kaiming': Recipe(
+        "CMP, K 15 or K 41, a camera's motion added at random, Kaiming initialisation of the backbone",
+        _both(_EITHER, _camera, _kaiming),
     ),
     'cmp-0to4-kaiming': Recipe(
         'CMP, at most 0 to 4 points, drawn per image, Kaiming initialisation of the backbone',
