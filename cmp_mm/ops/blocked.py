@@ -10,6 +10,7 @@ Parallel over images with one Python thread each: NumPy releases the interpreter
 task per thread suffers less from a shared machine than a parallel region per operation.
 """
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from .upsampling import axis_matrix, axis_positions
 BLOCK = 256 * 1024  # elements of a block: about what a core's own cache holds
 SEGMENT = 64  # output columns of one horizontal product; its band of nodes is narrow
 TINY = 1e-25  # a smaller sum may have lost terms to underflow
+MOST_AT_ONCE = 0.5  # share of the images and axes in flight: each has buffers, and memory is what this saves
 PARALLEL_FROM = 1 << 20  # full-size elements below which threads cost more than they bring
 
 
@@ -169,7 +171,7 @@ class BlockedLoss(torch.autograd.Function):
             mask = None if known is None else known[i // axes]
             return _one_image(values[i], bins[i], mask, grid, None if grads is None else grads[i])
 
-        threads = min(torch.get_num_threads(), len(values))
+        threads = min(torch.get_num_threads(), math.ceil(MOST_AT_ONCE * len(values)))
         if threads > 1 and values.shape[0] * num_bins * size[0] * size[1] >= PARALLEL_FROM:
             with ThreadPoolExecutor(threads) as pool:
                 totals = list(pool.map(work, range(len(values))))

@@ -129,6 +129,36 @@ def test_a_gradient_penalty_is_refused(pretended):
         torch.autograd.grad(out.sum(), list(graphed.module.parameters()), create_graph=True)
 
 
+def freeze_statistics(module):
+    module[1].eval()
+
+
+def freeze_weights(module):
+    module[0].requires_grad_(False)
+
+
+def move_frozen_weights(module):
+    module[0].weight.data = module[0].weight.data.clone()
+
+
+@pytest.mark.parametrize(
+    'changes', [[freeze_statistics], [freeze_weights], [freeze_weights, move_frozen_weights]]
+)
+def test_a_recording_does_not_outlive_what_it_was_made_of(pretended, changes):
+    _, module, graphed = pretended
+    for change in changes:
+        graphed(inputs(0, 16, 'cpu'))[0].sum().backward()
+        module.zero_grad()
+        before = graphed._recorded
+        graphed(inputs(1, 16, 'cpu'))[0].sum().backward()
+        module.zero_grad()
+        assert graphed._recorded is before
+        change(module)
+        graphed(inputs(2, 16, 'cpu'))[0].sum().backward()
+        module.zero_grad()
+        assert graphed._recorded is not before
+
+
 def two_outputs(module, x):
     out = module(x)
     return out, out.mean(dim=(2, 3))

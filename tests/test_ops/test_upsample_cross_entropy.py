@@ -16,6 +16,7 @@ from cmp_mm.ops.blocked import TINY
 
 # Its name in the package is the function's.
 module = import_module('cmp_mm.ops.upsample_cross_entropy')
+blocked_module = import_module('cmp_mm.ops.blocked')
 GOLDEN = sorted((Path(__file__).parents[1] / 'data' / 'loss').glob('loss_*.npz'))
 
 
@@ -309,6 +310,19 @@ def test_threads_give_the_same_bits(monkeypatch):
         torch.set_num_threads(before)
     assert names
     assert torch.equal(alone[0], together[0]) and torch.equal(alone[1], together[1])
+
+
+def test_with_many_threads_half_of_the_images_are_in_flight(monkeypatch):
+    """Each has buffers of its own: with one for each thread the memory would be that of the plain path."""
+    monkeypatch.setattr('cmp_mm.ops.blocked.PARALLEL_FROM', 0)
+    made, pool = [], blocked_module.ThreadPoolExecutor
+    monkeypatch.setattr(
+        blocked_module, 'ThreadPoolExecutor', lambda number: made.append(number) or pool(number)
+    )
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: 64)
+    logits, target, valid = problem(12, batch=4, bins=33, size=(64, 64))
+    run('blocked', logits, target, 33, valid)
+    assert made == [4]  # 4 images of two axes
 
 
 def test_layout_of_the_logits_does_not_matter():

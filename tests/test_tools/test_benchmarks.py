@@ -5,6 +5,7 @@ import os
 import runpy
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,22 @@ def test_failures_and_time_limits_are_told_and_leave_no_old_figures(driver, tmp_
     assert (tmp_path / 'one.json').read_text() == '{}' and (tmp_path / 'one.log').read_text() == 'said\n'
 
 
+def test_what_is_stopped_takes_along_what_it_started(driver, tmp_path):
+    code = """
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])
+open('PID', 'w').write(str(child.pid))
+time.sleep(60)
+""".replace('PID', str(tmp_path / 'pid'))
+    parent = driver['Benchmark']('one', [sys.executable, '-c', code], 1.0, lambda figures: iter(()))
+    assert driver['run'](parent, tmp_path, 3 / 60).startswith('stopped after 3 s')
+    stat = Path(f'/proc/{(tmp_path / "pid").read_text()}/stat')
+    deadline = time.monotonic() + 10
+    while stat.exists() and stat.read_text().rsplit(')', 1)[1].split()[0] != 'Z':
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_unknown_name_is_refused(driver, tmp_path, capsys):
     with pytest.raises(SystemExit):
         driver['main'](['--out', str(tmp_path), '--only', 'everything'])
@@ -123,3 +140,16 @@ def test_the_plain_steps_and_the_plain_resume_are_plain(tmp_path, monkeypatch):
     cfg.merge_from_dict(dict(option.split('=') for option in resume['PLAIN']))
     sampler = DATA_SAMPLERS.get(cfg.train_dataloader.sampler.type)
     assert not hasattr(sampler, 'set_start')
+
+
+def test_an_aged_checkpoint_goes_on_with_the_data_of_its_iteration(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    resume = runpy.run_path(str(BENCHMARKS / 'bench_resume.py'))
+    history = dict(log_history=torch.ones(2), count_history=torch.ones(2))
+    hub = dict(runtime_info=dict(train_draws=16), log_scalars={'train/loss': history})
+    (tmp_path / 'first').mkdir()
+    torch.save(dict(meta=dict(iter=1), message_hub=hub), tmp_path / 'first/iter_1.pth')
+    resume['age'](tmp_path / 'first/iter_1.pth', 40_000)
+    aged = torch.load(tmp_path / 'start_40000.pth', weights_only=True)
+    assert aged['meta']['iter'] == 40_000 and aged['message_hub']['runtime_info']['train_draws'] == 640_000
+    assert len(aged['message_hub']['log_scalars']['train/loss']['log_history']) == 40_000

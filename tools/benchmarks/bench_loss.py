@@ -46,6 +46,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--threads', type=int, nargs='+', default=(1, 2), help='CPU threads to try')
+    parser.add_argument(
+        '--memory-threads', type=int, nargs='*', default=(16,), help='threads whose memory is measured too'
+    )
     parser.add_argument('--rounds', type=int, default=3, help='rounds; the paths alternate')
     parser.add_argument('--no-growth', action='store_true', help='leave out other sizes, bins, batches')
     parser.add_argument('--json', help='write the figures to this file too')
@@ -113,10 +116,11 @@ def extra_memory_here(impl: str, row: tuple[int, ...]) -> int:
     return status('VmHWM') - before
 
 
-def extra_memory(impl: str, row: tuple, device: str) -> int:
+def extra_memory(impl: str, row: tuple, device: str, threads: int) -> int:
     numbers = row[1:]
     if device == 'cpu':
-        command = [sys.executable, __file__, '--memory-of', impl, *map(str, numbers)]
+        command = [sys.executable, __file__, '--threads', str(threads), '--memory-of', impl]
+        command += map(str, numbers)
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     logits, target = problem(*numbers, device)
     step(logits, target, impl)
@@ -145,6 +149,7 @@ def main() -> None:
     args = parse_args()
     if args.memory_of:
         impl, *numbers = args.memory_of
+        torch.set_num_threads(args.threads[0])
         print(extra_memory_here(impl, tuple(map(int, numbers))))
         return
     impl = 'blocked' if args.device == 'cpu' else 'triton'
@@ -158,10 +163,13 @@ def main() -> None:
 
     memory = []
     print('\npeak memory beyond the inputs')
-    for row in SIZES:
-        plain, fast = (extra_memory(path, row, args.device) for path in ('reference', impl))
-        memory.append(dict(name=row[0], plain_bytes=plain, fast_bytes=fast, ratio=plain / fast))
-        print(f'{row[0]:22}{plain / 2**20:10.0f} MiB{fast / 2**20:9.1f} MiB   1/{plain / fast:.0f}')
+    for count in (*threads, *(args.memory_threads if args.device == 'cpu' else ())):
+        for row in SIZES:
+            plain, fast = (extra_memory(path, row, args.device, count) for path in ('reference', impl))
+            figures = dict(name=row[0], plain_bytes=plain, fast_bytes=fast, ratio=plain / fast, threads=count)
+            memory.append(figures)
+            sizes = f'{plain / 2**20:10.0f} MiB{fast / 2**20:9.1f} MiB   1/{plain / fast:.0f}'
+            print(f'{row[0]:22}{count:4} threads{sizes}')
 
     growth = []
     if not args.no_growth:

@@ -66,7 +66,9 @@ def age(path: Path, iteration: int) -> None:
     """Write ``start_ITERATION.pth``: the checkpoint of a first iteration, as if it were a later one."""
     checkpoint = torch.load(path, weights_only=True)
     checkpoint['meta']['iter'] = iteration
-    for history in checkpoint['message_hub']['log_scalars'].values():
+    hub = checkpoint['message_hub']
+    hub['runtime_info']['train_draws'] *= iteration  # the data goes on there too
+    for history in hub['log_scalars'].values():
         for key in ('log_history', 'count_history'):
             history[key] = history[key][:1].repeat(iteration)
     torch.save(checkpoint, path.parents[1] / f'start_{iteration}.pth')

@@ -55,7 +55,7 @@ class GraphedNetwork:
         )
         if not usable:
             return self.network(*inputs)
-        key = _key([*parameters, *self.module.buffers()], inputs)
+        key = _key(self.module, inputs)
         if self._recorded is None or self._recorded.parameters_key != key[0]:
             try:
                 self._recorded = _Recording(self.module, self.network, parameters, inputs, key)
@@ -170,9 +170,17 @@ def _on_gpu(x: Tensor) -> bool:
     return x.is_cuda
 
 
-def _key(state: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple:
-    """What a recording holds for: where parameters and buffers lie, and how inputs look."""
-    places = tuple(one.data_ptr() for one in state)
+def _key(module: nn.Module, inputs: Sequence[Tensor]) -> tuple:
+    """What a recording holds for: parameters, buffers and modes, and how inputs look.
+
+    Of parameters and buffers where they lie, of parameters too whether they learn; frozen ones are read at
+    their place as well. A part may be in another mode than the whole, as a normalisation that is frozen.
+    """
+    places = (
+        tuple((one.data_ptr(), one.requires_grad) for one in module.parameters()),
+        tuple(one.data_ptr() for one in module.buffers()),
+        tuple(part.training for part in module.modules()),
+    )
     looks = tuple((x.shape, x.stride(), x.dtype, x.device) for x in inputs)
     casts = torch.get_autocast_dtype('cuda') if torch.is_autocast_enabled('cuda') else None
     return places, looks, casts
