@@ -7,8 +7,8 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 
-# The same numbers, sooner: tensor cores read images and weights in this order, batches are copied while the
-# step before still runs, and on one GPU the network is launched as a whole. What each brings is in
+# The same numbers, sooner: tensor cores read images and weights in this order, batches are copied from
+# page-locked memory, and on one GPU the network is launched as a whole. What each brings is in
 # tools/benchmarks/README.md.
 model = dict(data_preprocessor=dict(channels_last=True, non_blocking=True), cuda_graph=True)
 

@@ -115,9 +115,12 @@ def time_batched(flows: list[np.ndarray], batch: int, kernel_size: int, device: 
         if device == 'cuda':
             torch.cuda.synchronize()
         times.append((time.perf_counter() - start) * 1e3)
-    start = time.perf_counter()
-    plain = [watershed_candidates_reference(flow, kernel_size) for flow in flows[:batch]]
-    plain_ms = (time.perf_counter() - start) * 1e3 / len(plain) * batch
+    plain_times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        plain = [watershed_candidates_reference(flow, kernel_size) for flow in flows[:batch]]
+        plain_times.append((time.perf_counter() - start) * 1e3 / len(plain) * batch)
+    plain_ms = statistics.median(plain_times)
     same = all(np.array_equal(one.cpu().numpy(), plain[i % len(flows)]) for i, one in enumerate(points))
     return dict(
         device=device,
