@@ -11,7 +11,7 @@ from .colour import add_legend, color_wheel_legend, flow_to_rgb
 from .estimators import FLOW_ESTIMATORS, FlowEstimator, build_flow_estimator
 from .files import read_flow, write_flow, write_whole
 from .formats import FLOW_FORMATS, FlowFormatError, decode_flow, encode_flow
-from .geometry import camera_flow, flip_flow, resize_flow, resize_mask, reverse_flow, rotate_flow, scale_flow
+from .geometry import flip_flow, move_camera, resize_flow, resize_mask, reverse_flow, rotate_flow, scale_flow
 from .listing import FlowFile, find_flow_files
 
 _TORCH_NAMES = ('backward_warp', 'forward_splat')
@@ -25,7 +25,6 @@ __all__ = [
     'add_legend',
     'backward_warp',
     'build_flow_estimator',
-    'camera_flow',
     'color_wheel_legend',
     'decode_flow',
     'encode_flow',
@@ -33,6 +32,7 @@ __all__ = [
     'flip_flow',
     'flow_to_rgb',
     'forward_splat',
+    'move_camera',
     'read_flow',
     'resize_flow',
     'resize_mask',

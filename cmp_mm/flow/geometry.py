@@ -93,33 +93,32 @@ def reverse_flow(flow: np.ndarray) -> np.ndarray:
     return 0 - _as_flow(flow)
 
 
-def camera_flow(
-    size: tuple[int, int], pan: tuple[float, float] = (0.0, 0.0), zoom: float = 0.0, roll: float = 0.0
+def move_camera(
+    flow: np.ndarray, pan: tuple[float, float] = (0.0, 0.0), zoom: float = 0.0, roll: float = 0.0
 ) -> np.ndarray:
-    """The flow of a still, far scene under a small motion of the camera, to be added to another flow.
+    """The flow to the second frame as a camera that moved on would have taken it, of a far scene.
+
+    What is at p in the first frame and at p + f in the second is taken to where that place goes: with a
+    camera's motion of its own at p alone, fast things would miss the turn of the way they went.
 
     Args:
-        size: (height, width) of the field.
+        flow: (H, W, 2) pixels.
         pan: (u, v) pixels, the same everywhere.
         zoom: share by which everything moves away from the image's centre.
         roll: degrees by which everything turns about it; positive turns right into down.
-
-    Returns:
-        (height, width, 2) float32 pixels.
-
-    Raises:
-        ValueError: an empty size.
     """
-    height, width = _check_size(size)
+    flow = _as_flow(flow)
+    height, width = flow.shape[:2]
     down = np.arange(height, dtype=np.float32)[:, None] - np.float32((height - 1) / 2)
     right = np.arange(width, dtype=np.float32) - np.float32((width - 1) / 2)
     angle = math.radians(roll)
     along = (1 + zoom) * math.cos(angle) - 1
     across = (1 + zoom) * math.sin(angle)
-    flow = np.empty((height, width, 2), np.float32)
-    flow[..., 0] = pan[0] + along * right - across * down
-    flow[..., 1] = pan[1] + across * right + along * down
-    return flow
+    right, down = right + flow[..., 0], down + flow[..., 1]
+    moved = np.stack(
+        (pan[0] + along * right - across * down, pan[1] + across * right + along * down), axis=-1
+    )
+    return flow + moved.astype(flow.dtype, copy=False)
 
 
 def _as_flow(flow: np.ndarray) -> np.ndarray:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from cmp_mm.flow import (
-    camera_flow,
     flip_flow,
+    move_camera,
     resize_flow,
     resize_mask,
     reverse_flow,
@@ -24,7 +24,7 @@ CHANGES = [
 ]
 
 
-@pytest.mark.parametrize('change', CHANGES)
+@pytest.mark.parametrize('change', [*CHANGES, lambda flow: move_camera(flow, (1.0, 2.0), 0.1, 3.0)])
 @pytest.mark.parametrize('dtype', [np.float32, np.float64])
 def test_type_stays_and_input_is_left_alone(flow, change, dtype):
     given = flow.astype(dtype)
@@ -131,20 +131,28 @@ def test_whole_numbers_become_float32():
     assert result.dtype == np.float32 and (result == 1.5).all()
 
 
-def test_a_camera_moves_every_place_to_where_a_similarity_takes_it():
-    pan, zoom, roll = (1.5, -2.0), 0.25, 30.0
-    flow = camera_flow((5, 8), pan, zoom, roll)
-    assert flow.shape == (5, 8, 2) and flow.dtype == np.float32
-    rows, columns = np.mgrid[:5, :8]
-    centre = 3.5 + 2j
-    arrived = (columns + flow[..., 0]) + 1j * (rows + flow[..., 1])
+def arrived(flow):
+    """Where each pixel is in the second frame, x + iy."""
+    rows, columns = np.mgrid[: flow.shape[0], : flow.shape[1]]
+    return (columns + flow[..., 0]) + 1j * (rows + flow[..., 1])
+
+
+def test_a_camera_takes_every_place_of_the_second_frame_along(flow):
+    height, width = flow.shape[:2]
+    centre = (width - 1) / 2 + 0.5j * (height - 1)
     # y is down: multiplying by i turns right into down.
-    turned = (columns + 1j * rows - centre) * 1.25 * np.exp(1j * np.deg2rad(30))
-    np.testing.assert_allclose(arrived, centre + turned + 1.5 - 2j, atol=1e-5)
+    expected = centre + (arrived(flow) - centre) * 1.25 * np.exp(1j * np.deg2rad(30)) + 1.5 - 2j
+    moved = move_camera(flow, (1.5, -2.0), 0.25, 30.0)
+    np.testing.assert_allclose(arrived(moved), expected, atol=1e-4)
 
 
-def test_a_camera_that_pans_moves_all_alike_and_one_that_stands_nothing():
-    assert (camera_flow((3, 4), (2.0, -1.0)) == (2, -1)).all()
-    assert not camera_flow((3, 4)).any()
-    with pytest.raises(ValueError, match='new size is 0 x 4'):
-        camera_flow((0, 4))
+def test_two_motions_of_a_camera_are_one(flow):
+    twice = move_camera(move_camera(flow, zoom=0.2, roll=10), zoom=-0.1, roll=25)
+    np.testing.assert_allclose(twice, move_camera(flow, zoom=1.2 * 0.9 - 1, roll=35), atol=1e-4)
+
+
+def test_a_camera_that_pans_moves_all_alike_and_one_that_stands_nothing(flow):
+    np.testing.assert_allclose(
+        move_camera(flow, (2.0, -1.0)) - flow, np.broadcast_to((2, -1), flow.shape), atol=1e-5
+    )
+    np.testing.assert_array_equal(move_camera(flow), flow)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
 
-from cmp_mm.flow import camera_flow, flip_flow, reverse_flow, rotate_flow, scale_flow
+from cmp_mm.flow import flip_flow, move_camera, reverse_flow, rotate_flow, scale_flow
 from cmp_mm.registry import TRANSFORMS
 
 from .guidance import refuse_sampled
@@ -137,10 +137,10 @@ class FlowRandomRotate(BaseTransform):
 
 @TRANSFORMS.register_module()
 class FlowRandomCamera(BaseTransform):
-    """Add the flow of a moving camera to that of a pair: a pan, a zoom and a roll, drawn. The image stays.
+    """Have the camera move on between the frames of a pair: a pan, a zoom and a roll, drawn. The image stays.
 
-    The flow is then that of the same first frame and a camera that moved otherwise, as if the scene were
-    far away: videos of standing cameras teach what an arrow on the background means.
+    It is the first frame, which is the same whatever the camera does next, as if the scene were far away:
+    so videos of standing cameras teach what an arrow on the background means.
 
     Args:
         pan: standard deviation of each component, as a share of the field's shorter side.
@@ -162,11 +162,9 @@ class FlowRandomCamera(BaseTransform):
     def transform(self, results: dict) -> dict:
         refuse_sampled(results, self)
         if np.random.random() < self.prob:
-            flow = results['flow']
-            size = flow.shape[:2]
             draws = np.random.standard_normal(4)
-            pan = tuple(draws[:2] * self.pan * min(size))
-            results['flow'] = flow + camera_flow(size, pan, draws[2] * self.zoom, draws[3] * self.roll)
+            pan = tuple(draws[:2] * self.pan * min(results['flow'].shape[:2]))
+            results['flow'] = move_camera(results['flow'], pan, draws[2] * self.zoom, draws[3] * self.roll)
         return results
 
     def __repr__(self) -> str:
