@@ -28,10 +28,21 @@ def test_a_later_start_replaces_what_it_runs_again(tmp_path):
 
 def test_epochs_and_iterations_are_not_compared(tmp_path):
     """Loops by epoch log losses by iteration and metrics by epoch: epoch 2 is not before iteration 30."""
-    write_start(tmp_path, '20260101_000000', [*train(10, 20), {'coco/AP': 0.1, 'step': 1}, *train(30)])
-    write_start(tmp_path, '20260101_000001', [*train(30, 40, loss=2.0), {'coco/AP': 0.2, 'step': 2}])
+    first = [dict(row, epoch=1) for row in train(10, 20, 30)]
+    later = [dict(row, epoch=2) for row in train(30, 40, loss=2.0)]
+    write_start(tmp_path, '20260101_000000', [*first[:2], {'coco/AP': 0.1, 'step': 1}, *first[2:]])
+    write_start(tmp_path, '20260101_000001', [*later, {'coco/AP': 0.2, 'step': 2}])
     assert read_curve(tmp_path, 'loss') == [(10, 1.0), (20, 1.0), (30, 2.0), (40, 2.0)]
     assert read_curve(tmp_path, 'coco/AP') == [(1, 0.1), (2, 0.2)]
+
+
+def test_what_an_earlier_start_validated_later_is_out_of_date(tmp_path):
+    """A start from the beginning that validates half as often."""
+    write_start(
+        tmp_path, '20260101_000000', [*train(100, 200), dict(epe=2.0, step=200), dict(epe=1.5, step=400)]
+    )
+    write_start(tmp_path, '20260101_000001', [*train(100, 200, loss=2.0), dict(epe=1.0, step=400)])
+    assert read_curve(tmp_path, 'epe') == [(400, 1.0)]
 
 
 def test_what_is_no_row_is_left_out(tmp_path):

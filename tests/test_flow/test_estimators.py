@@ -252,6 +252,18 @@ def test_precomputed_leaves_unknown_pixels_nan_and_alone(tmp_path, size):
     np.testing.assert_allclose(flow[known], np.tile([6 * 23 / size[1], 6 * 17 / size[0]], (known.sum(), 1)))
 
 
+def test_flow_of_frames_that_were_not_turned_upright_is_refused(tmp_path):
+    """A frame is turned as its file says; flow computed of the raw pixels would be stretched."""
+    write_flow(np.zeros((23, 17, 2)), tmp_path / 'a.flo')
+    estimator = build_flow_estimator('precomputed', root=tmp_path)
+    with pytest.raises(
+        FlowFormatError, match="flow of frame 'a' is 17 x 23 pixels, the frame 23 x 17: .*EXIF"
+    ):
+        estimator.for_pair(FRAME, FRAME, 'a')
+    write_flow(np.zeros((30, 17, 2)), tmp_path / 'a.flo')  # of another shape altogether: somebody squeezed it
+    assert estimator.for_pair(FRAME, FRAME, 'a').shape == (17, 23, 2)
+
+
 def test_precomputed_refuses(tmp_path):
     root = tmp_path / 'flow'
     root.mkdir()

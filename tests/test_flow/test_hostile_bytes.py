@@ -268,6 +268,21 @@ def test_png_extras_change_nothing():
     assert valid is None and flow.tolist() == [[[1, 0], [1, 0]]] * 2
 
 
+@pytest.mark.parametrize('mark', [1, 65535])
+def test_a_picture_is_no_kitti_flow(mark):
+    def rows(*blues):
+        return zlib.compress(
+            b''.join(b'\0' + bytes([128, 64, 128, 0]) + struct.pack('>H', blue) for blue in blues)
+        )
+
+    flow, valid = decode_flow(png(1, 3, rows(mark, 0, mark)), 'kitti')
+    assert valid.ravel().tolist() == [True, False, True] and flow[0].tolist() == [[1, 0]]
+    with pytest.raises(
+        FlowFormatError, match='blue values from 7 to 9; KITTI flow has 0 and one other there'
+    ):
+        decode_flow(png(1, 3, rows(9, 0, 7)), 'kitti')
+
+
 def test_jpg_that_would_keep_a_decoder_busy():
     x = WHOLE['jpg'][0]
     comment = b'\xff\xda' * 101

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from ..files import read_flow
-from ..formats import check_format
+from ..formats import FlowFormatError, check_format
 from ..geometry import resize_flow
 from .base import FlowEstimator
 
@@ -22,6 +22,9 @@ LAYOUTS = {
         ('flow_x_{number}.jpg', 'flow_y_{number}.jpg'),
     ],
 }
+
+
+_ALIKE = 0.05  # by how much the shape of one thing may be off from sizes being rounded
 
 
 class PrecomputedFlow(FlowEstimator):
@@ -65,12 +68,19 @@ class PrecomputedFlow(FlowEstimator):
 
         Raises:
             FileNotFoundError: there is no flow of that name.
-            FlowFormatError: the file is broken.
+            FlowFormatError: the file is broken, or its flow is of the frame before it was turned upright.
             ValueError: the name leads out of the folder.
         """
         flow, valid = self._read(name0)
         if valid is not None:
             flow[~valid] = np.nan
+        (rows, columns), (height, width) = flow.shape[:2], frame0.shape[:2]
+        turned = columns * width / (rows * height)  # 1 where the flow would fit if it were turned
+        if (rows - columns) * (height - width) < 0 and abs(turned - 1) < _ALIKE:
+            raise FlowFormatError(
+                f'flow of frame {name0!r} is {columns} x {rows} pixels, the frame {width} x {height}: it is of '
+                'the frame before it was turned upright as its file says (EXIF)'
+            )
         if flow.shape[:2] != frame0.shape[:2]:
             flow = resize_flow(flow, frame0.shape[:2], nearest=valid is not None)
         return flow

@@ -32,7 +32,7 @@ def decode_kitti(data: bytes) -> tuple[np.ndarray, np.ndarray | None]:
     """Decode KITTI png bytes; the flow is 0 where it is unknown (blue channel 0).
 
     Raises:
-        FlowFormatError: not a whole 16-bit RGB png.
+        FlowFormatError: not a whole 16-bit RGB png, or its blue channel is no mask.
     """
     header, packed = _read_chunks(data)
     width, height = _check_header(header, len(packed))
@@ -47,6 +47,12 @@ def decode_kitti(data: bytes) -> tuple[np.ndarray, np.ndarray | None]:
     if image is None or image.shape != (height, width, 3) or image.dtype != np.uint16:
         raise FlowFormatError('png data cannot be decoded')
     known = image[..., 0] > 0
+    marks = image[..., 0][known]
+    if marks.size and marks.min() != marks.max():  # KITTI's is 1; some write 65535
+        raise FlowFormatError(
+            f'png has blue values from {marks.min()} to {marks.max()}; KITTI flow has 0 and one other there: '
+            'this is a picture'
+        )
     flow = (image[..., :0:-1].astype(np.float32) - np.float32(OFFSET)) / np.float32(SCALE)
     if known.all():
         return flow, None

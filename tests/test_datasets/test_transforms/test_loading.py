@@ -67,8 +67,17 @@ def bad_images(image):
         deep_ppm=(ppm.replace(b'255', b'999', 1), 'values up to 999'),
         headless_ppm=(b'P6\n# 70 50', 'no header'),
         huge_ppm=(ppm.replace(b'70 50', b'70000 50000', 1), 'cut short'),
-        scans=(jpg[:-2] + b'\xff\xda' * 200 + jpg[-2:], 'more than 100 scans'),
+        scans=(jpg[:-2] + b'\xff\xda\0\x08\x01\x01\0\0\x3f\0\xff\0' * 200 + jpg[-2:], 'more than 100 scans'),
     )
+
+
+def test_what_follows_the_end_of_a_jpg_is_nobodys_business(tmp_path):
+    """As the video that a phone appends to a picture."""
+    image = np.full((40, 60, 3), 90, np.uint8)
+    path = tmp_path / 'moving.jpg'
+    path.write_bytes(cv2.imencode('.jpg', image)[1].tobytes() + b'\xff\xda' * 200 + bytes(100))
+    loaded = LoadImage()(dict(img_path=str(path)))['img']
+    assert loaded.shape == image.shape and abs(int(loaded[0, 0, 0]) - 90) < 3
 
 
 @pytest.mark.parametrize(
