@@ -1,30 +1,55 @@
-"""What the command-line demos share: the network's options, arrows as text, files out, errors as one line."""
+"""What the command-line demos share: options, arrows as text, files out, errors and warnings as one line."""
 
 import argparse
 import json
+import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
 from cmp_mm.engine import CheckpointError
 from cmp_mm.flow import write_whole
 
 from .arrows import COLLISIONS, OUT_OF_RANGE
 from .correction import CORRECTIONS
-from .errors import InputError
+from .errors import InputError, InputWarning
 from .inferencer import NORMALIZATIONS, CMPInferencer
 from .loading import HOW_TO_GET_WEIGHTS
 
 _MAX_JSON_BYTES = 2**26
+# Suffixes that a name has which is meant for a file.
+_FILE_SUFFIXES = (
+    *('.png', '.jpg', '.jpeg', '.gif', '.webp', '.avif', '.bmp', '.tif', '.tiff'),
+    *('.flo', '.npz', '.npy', '.mp4'),
+)
+# Options of Python that errors and warnings name, and those of the command line.
+_OPTIONS = {
+    'out_of_range': '--out-of-range',
+    'working_size': '--working-size',
+    'crop_size': '--crop-size',
+    'zoom_factor': '--zoom-factor',
+    'num_frames': '--frames',
+    'collisions': '--collisions',
+    'correction': '--correction',
+    'normalization': '--normalization',
+}
 
 
-def add_network_options(parser: argparse.ArgumentParser) -> None:
-    """Options that :func:`build_inferencer` reads."""
+def add_network_options(parser: argparse.ArgumentParser, masks: bool = False) -> None:
+    """Options that :func:`build_inferencer` reads.
+
+    Args:
+        parser: to add them to.
+        masks: it is for masks alone, whose points never meet and whose flow is not corrected: without the
+            options that say how.
+    """
     group = parser.add_argument_group('network')
     group.add_argument('--config', help='name or path of the config, where the checkpoint does not tell it')
     group.add_argument('--checkpoint', help=f'weights, own or of the reference; {HOW_TO_GET_WEIGHTS}')
@@ -36,13 +61,16 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
         '--working-size', type=int, metavar='PIXELS', help='resize the short side to this for the network'
     )
     group.add_argument(
-        '--collisions', choices=COLLISIONS, default='last', help='arrows in one pixel (default: %(default)s)'
-    )
-    group.add_argument(
         '--out-of-range',
         choices=OUT_OF_RANGE,
         default='warn',
         help="vectors beyond the network's range (default: %(default)s)",
+    )
+    if masks:
+        parser.set_defaults(collisions='last', correction='none')
+        return
+    group.add_argument(
+        '--collisions', choices=COLLISIONS, default='last', help='arrows in one pixel (default: %(default)s)'
     )
     group.add_argument(
         '--correction',
@@ -65,6 +93,17 @@ def build_inferencer(args: argparse.Namespace) -> CMPInferencer:
         out_of_range=args.out_of_range,
         correction=args.correction,
     )
+
+
+def hint_at_size(inferencer: CMPInferencer, size: tuple[int, int]) -> None:
+    """Say on stderr where an image of this (height, width) is far from those the network was trained on."""
+    side = inferencer.better_side(size)
+    if side is not None:
+        print(
+            f'hint: the network was trained on images with a short side of {side} px, this one has '
+            f'{min(size)}; --working-size {side} may be better',
+            file=sys.stderr,
+        )
 
 
 def numbers(count: int, names: str) -> Callable[[str], tuple[float, ...]]:
@@ -113,6 +152,38 @@ def png(picture: np.ndarray) -> bytes:
     return cv2.imencode('.png', np.ascontiguousarray(picture))[1].tobytes()
 
 
+def check_folder(folder: Path) -> None:
+    """Raise InputError where ``--out`` is not and cannot become a folder, or is named like a file."""
+    if folder.is_dir():
+        return
+    if folder.suffix.lower() in _FILE_SUFFIXES:
+        raise InputError(f'--out is a folder; {folder} has the name of a {folder.suffix} file')
+    _check_no_file_above('--out is a folder', folder)
+
+
+def check_file(path: Path) -> None:
+    """Raise InputError where ``--out`` is a folder, or would lie in what is none."""
+    if path.is_dir():
+        raise InputError(f'--out is a file; {path} is a folder')
+    _check_no_file_above('--out is a file in a folder', path.parent)
+
+
+def _check_no_file_above(rule: str, folder: Path) -> None:
+    found = next((each for each in (folder, *folder.parents) if each.exists()), None)
+    if found is not None and not found.is_dir():
+        raise InputError(f'{rule}; {found} is a file')
+
+
+def check_inputs_stay(inputs: Iterable[str | None], outputs: Iterable[Path]) -> None:
+    """Raise InputError where a result would take the place of a file that is read."""
+    there = [path for path in outputs if path.exists()]
+    for given in inputs:
+        if given is not None and Path(given).exists():
+            for path in there:
+                if path.samefile(given):
+                    raise InputError(f'{path} is read and would be overwritten; choose another --out')
+
+
 def save(folder: Path, files: dict[str, bytes]) -> None:
     """Write files into a folder, which is made; says where they are."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,10 +193,48 @@ def save(folder: Path, files: dict[str, bytes]) -> None:
 
 @contextmanager
 def one_line_errors(program: str) -> Iterator[None]:
-    """Turn the errors a user can cause into one line and exit code 1; others keep their traceback."""
+    """Turn the errors a user can cause into one line and exit code 1; others keep their traceback.
+
+    Warnings on the input become one line too.
+    """
     try:
-        yield
+        with _one_line_warnings():
+            yield
     except (InputError, CheckpointError, OSError) as error:
-        sys.exit(f'{program}: error: {error}')
+        sys.exit(f'{program}: error: {_with_options(str(error))}')
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+@contextmanager
+def _one_line_warnings() -> Iterator[None]:
+    shown, usual = set(), warnings.showwarning
+
+    def show(message, category, *where, **more) -> None:
+        if not issubclass(category, InputWarning):
+            usual(message, category, *where, **more)
+            return
+        # One of a kind: each frame of a video has a largest arrow of its own.
+        kind = re.sub(r'[\d.]+', '', str(message))
+        if kind not in shown:
+            shown.add(kind)
+            # Above a bar, not into it.
+            tqdm.write(f'warning: {_with_options(str(message))}', file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter('always', InputWarning, append=True)  # after what -W says
+        warnings.showwarning = show
+        yield
+
+
+def _with_options(sentence: str) -> str:
+    """A sentence that names options as Python has them, as the command line has them."""
+    for name, option in _OPTIONS.items():
+        sentence = re.sub(
+            rf"(?<![\w/.-]){name}=('\w+'(?:(?:, | or )'\w+')*)",
+            lambda found, option=option: f'{option} {found.group(1).replace(chr(39), "")}',
+            sentence,
+        )
+        if '_' in name:  # others are words too
+            sentence = re.sub(rf'(?<![\w/.-]){name}(?![\w/.-])', option, sentence)
+    return sentence

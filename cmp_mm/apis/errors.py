@@ -1,7 +1,8 @@
 """The error and the warning of everything that a user of the APIs hands in."""
 
+import difflib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral
 
@@ -25,6 +26,27 @@ def check_count(name: str, value: object, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise InputError(f'{name} is {value!r}; expected a whole number of at least {least}')
     return int(value)
+
+
+def unknown_option(call: str, given: Iterable[str], calls: Mapping[str, Iterable[str]]) -> InputError:
+    """The error for options that a call does not take: which one does, or what may have been meant.
+
+    Args:
+        call: the name of the call, such as 'encode()', one of ``calls``.
+        given: the options that it does not take, at least one.
+        calls: what there is to call, by name, and the options of each.
+    """
+    told = []
+    for option in given:
+        takers = [name for name, options in calls.items() if option in options]
+        close = difflib.get_close_matches(option, calls[call], n=1)
+        hint = ''
+        if takers:
+            hint = f' ({" and ".join(takers)} {"take" if len(takers) > 1 else "takes"} it)'
+        elif close:
+            hint = f' (did you mean {close[0]!r}?)'
+        told.append(f'{option!r}{hint}')
+    return InputError(f'{call} has no option {" or ".join(told)}')
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Sparse motion in, dense motion out, for anyone's images."""
 
+import inspect
 import os
 import uuid
 import weakref
@@ -29,9 +30,9 @@ from .arrows import (
     to_working_size,
 )
 from .correction import CORRECTIONS, check_few, correct_at_arrows
-from .errors import InputError, check_choice, check_count
+from .errors import InputError, check_choice, check_count, unknown_option
 from .images import COLOR_ORDERS, ImageLike, to_rgb_tensor
-from .loading import load_network
+from .loading import load_trained
 
 # A name for each network there is, so that an encoded image need not hold the network itself.
 _NAMES: weakref.WeakKeyDictionary[CMP, str] = weakref.WeakKeyDictionary()
@@ -89,8 +90,13 @@ class CMPInferencer:
             is added there, and less with distance, so that the arrow is met in its pixel of the working size
             (as far as ``collisions`` and 'clip' leave it); see `correct_at_arrows`.
 
+    Attributes:
+        trained_side: short side in pixels that the network's training images were resized to, as the config
+            in its checkpoint tells, else the one given; None where that is not known. Pictures of another
+            size are not resized to it unless ``working_size`` says so.
+
     Raises:
-        InputError: an unknown config, no weights, or an unknown option.
+        InputError: an unknown config, no weights, or an unknown choice.
         CheckpointError: the checkpoint is missing, broken, not plain data, or of another network.
     """
 
@@ -113,7 +119,8 @@ class CMPInferencer:
         if device is None and isinstance(model, CMP):
             device = next(model.parameters()).device
         self.device = _usable_device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-        self.model = load_network(model, weights).to(self.device)
+        network, self.trained_side = load_trained(model, weights)
+        self.model = network.to(self.device)
         self.normalization = normalization
         self.working_size = working_size
         self.collisions = collisions
@@ -125,6 +132,16 @@ class CMPInferencer:
         """Largest component of a vector, in pixels of the working size; None where there is no limit."""
         return None if self.model.codec is None else self.model.codec.max_flow
 
+    def better_side(self, size: tuple[int, int]) -> int | None:
+        """``trained_side``, where pictures of this (height, width) reach the network at far another, or None.
+
+        Far is a factor of over 1.5. With a ``working_size`` that is the user's choice, and nothing is said.
+        """
+        if self.working_size is not None or self.trained_side is None:
+            return None
+        ratio = min(size) / self.trained_side
+        return self.trained_side if max(ratio, 1 / ratio) > 1.5 else None
+
     def encode(
         self,
         image: ImageLike,
@@ -132,6 +149,7 @@ class CMPInferencer:
         value_range: Sequence[float] | None = None,
         working_size: int | Sequence[int] | None = None,
         requires_grad: bool = False,
+        **unknown: Any,
     ) -> EncodedImage:
         """Run the image encoder.
 
@@ -145,10 +163,14 @@ class CMPInferencer:
                 is (0, 255). With normalization 'none' it is not used.
             working_size: overrides the inferencer's.
             requires_grad: keep the graph back to ``image``, a tensor.
+            unknown: there are none; it is told which call takes them.
 
         Raises:
-            InputError: the image cannot be read, or its order or range is missing or wrong.
+            InputError: the image cannot be read, its order or range is missing or wrong, or an option is not
+                one of this call.
         """
+        if unknown:
+            raise unknown_option('encode()', unknown, _calls())
         with torch.set_grad_enabled(requires_grad):
             planes = self._normalized(image, color_order, value_range)[None]
             size = tuple(planes.shape[-2:])
@@ -191,15 +213,17 @@ class CMPInferencer:
 
         Raises:
             InputError: no arrows, an arrow outside the image or not finite, colliding or too long ones
-                where that is an error, over 10000 of them to correct by, a map that does not fit, or an image
-                that another network encoded.
+                where that is an error, over 10000 of them to correct by, a map that does not fit, an image
+                that another network encoded, or an option of another call.
         """
         batch_size = check_count('batch_size', batch_size, 1)
         correction = self._chosen(correction)
+        if unknown := [name for name in image_options if name not in _ENCODE_OPTIONS]:
+            raise unknown_option('propagate()', unknown, _calls())
         if not isinstance(image, EncodedImage):
             image = self.encode(image, requires_grad=requires_grad, **image_options)
         elif image_options:
-            raise InputError(f'the image is encoded already; {", ".join(image_options)} belong to encode()')
+            raise InputError(f'the image is encoded already; {", ".join(image_options)} must go to encode()')
         elif image.network not in (None, self._network()):
             raise InputError(
                 'the image was encoded by another network or normalization; encode it with this inferencer'
@@ -346,6 +370,19 @@ class CMPInferencer:
         ratio = [image.size[1] / image.working_size[1], image.size[0] / image.working_size[0]]
         flow = F.interpolate(flow, image.size, mode='bilinear')
         return flow * flow.new_tensor(ratio)[:, None, None]
+
+
+# What propagate() passes on.
+_ENCODE_OPTIONS = ('color_order', 'value_range', 'working_size')
+
+
+def _calls() -> dict[str, list[str]]:
+    """The options of each call, as its signature has them."""
+    made, encode, propagate = (
+        [name for name in inspect.signature(each).parameters if name not in ('unknown', 'image_options')]
+        for each in (CMPInferencer, CMPInferencer.encode, CMPInferencer.propagate)
+    )
+    return {'encode()': encode, 'propagate()': [*propagate, *_ENCODE_OPTIONS], 'CMPInferencer(...)': made}
 
 
 def flow_to_array(flow: Tensor) -> np.ndarray:

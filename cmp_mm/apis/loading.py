@@ -29,6 +29,7 @@ HOW_TO_GET_WEIGHTS = (
     'checkpoints of the reference implementation are read too'
 )
 _OFFICIAL_KEYS = ('image_encoder.', 'flow_encoder.', 'flow_decoder.')
+_RESIZE = ('FlowResize', 'cmp_mm.FlowResize')
 
 
 def config_folders() -> list[Path]:
@@ -69,25 +70,7 @@ def model_config(model: str | os.PathLike | Config | Mapping[str, Any]) -> dict[
     Raises:
         InputError: it cannot be found or read, or is no config of CMP.
     """
-    name = 'the config given'
-    if isinstance(model, (str, os.PathLike)):
-        name = f'config {os.fspath(model)}'
-        path = Path(model)
-        try:
-            model = load_config(str(path if path.is_file() else find_config(os.fspath(model))))
-        except InputError:
-            raise
-        except ValueError as error:  # launch's UsageError
-            raise InputError(str(error)) from None
-    if not isinstance(model, Mapping | Config):
-        raise InputError(
-            f'the model is a {type(model).__name__}; expected the name or path of a config, a Config or a CMP'
-        )
-    config = model.get('model', model)
-    kind = config.get('type') if isinstance(config, Mapping) else None
-    if kind not in ('CMP', 'cmp_mm.CMP', CMP):
-        raise InputError(f"{name} is of model type {kind!r}; expected 'CMP', which propagates motion")
-    return dict(config)
+    return _model_part(*_read_config(model))
 
 
 def load_network(
@@ -111,11 +94,25 @@ def load_network(
         InputError: unknown config, or no weights.
         CheckpointError: the file is missing, broken, not plain data, or of another network.
     """
+    return load_trained(model, weights)[0]
+
+
+def load_trained(
+    model: str | os.PathLike | Config | Mapping[str, Any] | CMP | None,
+    weights: str | os.PathLike | None,
+) -> tuple[CMP, int | None]:
+    """As :func:`load_network`, with the size it was trained at.
+
+    Returns:
+        The network, and the short side in pixels that its training images were resized to: of the config
+        that the checkpoint was trained with, else of the one given; None where neither tells one size.
+    """
     if isinstance(model, CMP):
+        side = None
         if weights is not None:
-            state = _read_weights(weights, model.guidance_encoder.stride)[1]
+            _, state, side = _read_weights(weights, model.guidance_encoder.stride)
             _fill(model, state, weights)
-        return model.eval()
+        return model.eval(), side
     if isinstance(model, (str, os.PathLike)) and Path(model).suffix in CHECKPOINT_SUFFIXES:
         raise InputError(
             f'{os.fspath(model)} is a checkpoint; give it as weights, and as model its config or None'
@@ -123,17 +120,71 @@ def load_network(
     if weights is None:
         raise InputError(f'no weights were given: name a checkpoint; {HOW_TO_GET_WEIGHTS}')
     if model is None:
-        config, state = _read_weights(weights, None)
+        config, state, side = _read_weights(weights, None)
         if config is None:
             raise InputError(
                 f'checkpoint {weights} does not tell its network; name the config it was trained with'
             )
         network = _build(config)
     else:
-        network = _build(model_config(model))
-        state = _read_weights(weights, network.guidance_encoder.stride)[1]
+        whole, name = _read_config(model)
+        network = _build(_model_part(whole, name))
+        _, state, side = _read_weights(weights, network.guidance_encoder.stride)
+        side = side or _the_one(_sides(whole.get('train_dataloader')))
     _fill(network, state, weights)
-    return network.eval().requires_grad_(False)
+    return network.eval().requires_grad_(False), side
+
+
+def _read_config(model: str | os.PathLike | Config | Mapping[str, Any]) -> tuple[Mapping | Config, str]:
+    """A config given by name, path or itself, and what to call it."""
+    name = 'the config given'
+    if isinstance(model, (str, os.PathLike)):
+        name = f'config {os.fspath(model)}'
+        path = Path(model)
+        try:
+            model = load_config(str(path if path.is_file() else find_config(os.fspath(model))))
+        except InputError:
+            raise
+        except ValueError as error:  # launch's UsageError
+            raise InputError(str(error)) from None
+    if not isinstance(model, Mapping | Config):
+        raise InputError(
+            f'the model is a {type(model).__name__}; expected the name or path of a config, a Config or a CMP'
+        )
+    return model, name
+
+
+def _model_part(whole: Mapping | Config, name: str) -> dict[str, Any]:
+    config = whole.get('model', whole)
+    kind = config.get('type') if isinstance(config, Mapping) else None
+    if kind not in ('CMP', 'cmp_mm.CMP', CMP):
+        raise InputError(f"{name} is of model type {kind!r}; expected 'CMP', which propagates motion")
+    return dict(config)
+
+
+def _sides(node: Any) -> set[int]:
+    """Short sides of every FlowResize in a part of a config, wrapped or not."""
+    if isinstance(node, Mapping):
+        kind, side = node.get('type'), node.get('short_side')
+        own = {side} if kind in _RESIZE and isinstance(side, int) and side > 0 else set()
+        return own.union(*map(_sides, node.values()))
+    return set().union(*map(_sides, node)) if isinstance(node, (list, tuple)) else set()
+
+
+def _sides_in_text(text: Any) -> set[int]:
+    """Likewise of the training part of a config that a checkpoint holds as text, which is not executed."""
+    if not isinstance(text, str):
+        return set()
+    part = re.search(r'^train_dataloader = .*?(?=^\w+ = |\Z)', text, re.MULTILINE | re.DOTALL)
+    steps = re.findall(r'\bdict\(([^()]*)\)', part.group()) if part else []
+    resizing = [step for step in steps if any(f"type='{name}'" in step for name in _RESIZE)]
+    found = (re.search(r'\bshort_side=([1-9]\d{0,5})\b', step) for step in resizing)
+    return {int(side.group(1)) for side in found if side}
+
+
+def _the_one(sides: set[int]) -> int | None:
+    """Training at several sizes has no one that a picture should have."""
+    return next(iter(sides)) if len(sides) == 1 else None
 
 
 def _build(config: Mapping[str, Any]) -> CMP:
@@ -144,8 +195,10 @@ def _build(config: Mapping[str, Any]) -> CMP:
         raise InputError(f'the network of the config cannot be built: {reason}') from error
 
 
-def _read_weights(path: str | os.PathLike, stride: int | None) -> tuple[dict | None, dict[str, torch.Tensor]]:
-    """The config, where the file tells it, and the state dict under our names.
+def _read_weights(
+    path: str | os.PathLike, stride: int | None
+) -> tuple[dict | None, dict[str, torch.Tensor], int | None]:
+    """The config, where the file tells it, the state dict under our names, and the size trained at if told.
 
     ``stride`` is that of the network to be filled, None where it is not known.
     """
@@ -155,6 +208,7 @@ def _read_weights(path: str | os.PathLike, stride: int | None) -> tuple[dict | N
     except CheckpointError as error:
         raise CheckpointError(f'checkpoint {path}: {error}') from None
     state = {re.sub(r'^module\.', '', key): value for key, value in state.items()}
+    side = None
     if any(key.startswith(_OFFICIAL_KEYS) for key in state):
         try:
             config, state = convert_official(state, stride if stride in (8, 32) else 32)
@@ -169,13 +223,15 @@ def _read_weights(path: str | os.PathLike, stride: int | None) -> tuple[dict | N
             )
     else:
         meta = checkpoint.get('meta')
-        config = _plain_config(meta.get('model') if isinstance(meta, dict) else None)
+        meta = meta if isinstance(meta, dict) else {}
+        config = _plain_config(meta.get('model'))
+        side = _the_one(_sides_in_text(meta.get('cfg')))
     if all(key.startswith(('backbone.', 'neck.')) for key in state):
         raise CheckpointError(
             f'checkpoint {path} holds an image encoder alone; propagation needs the whole network it was '
             'trained in'
         )
-    return config, state
+    return config, state, side
 
 
 def _plain_config(config: Any) -> dict | None:

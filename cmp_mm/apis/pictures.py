@@ -7,7 +7,7 @@ from cmp_mm.flow import flow_to_rgb
 
 
 def overlay_flow(image: np.ndarray, flow: np.ndarray, max_radius: float, opacity: float = 0.6) -> np.ndarray:
-    """Blend the colours of a flow over an image; still pixels stay as they are.
+    """Blend the colours of a flow over an image; pixels that are still or of unknown motion stay as they are.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -20,7 +20,7 @@ def overlay_flow(image: np.ndarray, flow: np.ndarray, max_radius: float, opacity
     """
     colours = flow_to_rgb(flow, max_radius)
     speed = np.hypot(flow[..., 0], flow[..., 1]) / max_radius
-    share = opacity * np.clip(2 * speed, 0, 1)[..., None]
+    share = opacity * np.clip(2 * np.nan_to_num(speed), 0, 1)[..., None]
     return np.rint((1 - share) * image + share * colours).astype(np.uint8)
 
 

@@ -195,6 +195,15 @@ def test_session_finishes_object_after_object(rigid, discs):
         session.add(1, 1, 'negative')
 
 
+def test_a_later_object_covers_an_earlier_one(rigid, discs):
+    session = AnnotationSession(PointAnnotator(rigid, discs[0], color_order='rgb'))
+    first, second = np.zeros((2, *discs[1][0].shape), bool)
+    first[:20, :20] = second[10:30, 10:30] = True
+    session.objects = [first, second]
+    labels = session.label_map()
+    assert (labels[5, 5], labels[15, 15], labels[25, 25]) == (1, 2, 2)
+
+
 def test_overlays_leave_the_rest_alone(discs):
     image, (mask, _) = discs
     flow = np.zeros((*mask.shape, 2), np.float32)
@@ -266,6 +275,8 @@ def test_overlays_have_the_colours_of_the_flow_and_the_one_asked_for(discs):
     flow[mask] = (1, 5)
     drawn = overlay_flow(image, flow, 6.0, opacity=1.0)
     np.testing.assert_array_equal(drawn[mask], flow_to_rgb(flow, 6.0)[mask])
+    flow[0, 0] = np.nan  # unknown: as it is
+    np.testing.assert_array_equal(overlay_flow(image, flow, 6.0)[0, 0], image[0, 0])
     tinted = overlay_mask(image, mask, (10, 20, 240), opacity=1.0)
     assert tinted[30, 30].tolist() == [10, 20, 240]
 

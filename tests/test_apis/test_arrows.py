@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmp_mm.apis import InputError, parse_arrows, trajectories_to_arrows
-from cmp_mm.apis.arrows import draw_guidance, parse_guidance_map, to_working_size
+from cmp_mm.apis.arrows import draw_guidance, limit_vectors, parse_guidance_map, to_working_size
 from cmp_mm.guidance import guidance_map
 
 SIZE = (20, 30)
@@ -168,3 +168,12 @@ def test_any_nesting_of_anything_is_read_or_refused(arrows):
 def test_places_between_pixels_go_to_the_nearest():
     (one,) = parse_arrows([(3.6, 4.4, 1, 2), (9.2, 7.7, 3, 4)], SIZE)
     assert draw_guidance(to_working_size(one, SIZE, SIZE), SIZE)[2].nonzero().tolist() == [[4, 4], [8, 9]]
+
+
+def test_long_vectors_of_either_sign_are_cut_or_shrunk_together():
+    arrows = torch.tensor([(1, 2, -60.0, 10.0), (3, 4, 20.0, -80.0)])
+    cut, factor, largest = limit_vectors(arrows, 50.0, 'clip')
+    assert cut[:, 2:].tolist() == [[-50, 10], [20, -50]] and (factor, largest) == (1, 80)
+    shrunk, factor, _ = limit_vectors(arrows, 40.0, 'rescale')
+    assert shrunk[:, 2:].tolist() == [[-30, 5], [10, -40]] and factor == 2
+    assert limit_vectors(arrows, 50.0, 'warn')[0] is arrows

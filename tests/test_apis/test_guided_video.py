@@ -8,6 +8,7 @@ from PIL import Image
 
 from cmp_mm.apis import CMPInferencer, InputError, animate, write_video
 from cmp_mm.apis.guided_video import fill_holes, splat_frame
+from cmp_mm.apis.video_files import even_size
 from cmp_mm.registry import MODELS
 
 
@@ -328,3 +329,13 @@ def test_a_correction_may_be_chosen_for_one_video(inferencer, make_inferencer, i
     np.testing.assert_array_equal(frames(always, correction='none'), plain)
     with pytest.raises(InputError, match="correction is 'rbf'"):
         animate(inferencer, image, color_order='rgb', **options, correction='rbf')
+
+
+def test_the_arrows_given_stay_as_they_are(by_hand, image):
+    arrows = torch.tensor([(5, 5, 8.0, -4.0)])
+    list(animate(by_hand(shift), image, arrows, num_frames=3, motion='stepwise', color_order='rgb'))
+    assert arrows.tolist() == [[5, 5, 8, -4]]
+
+
+def test_each_side_of_an_mp4_is_made_even():
+    assert even_size((33, 40)) == (34, 40) and even_size((40, 33)) == (40, 34) and even_size((2, 4)) == (2, 4)

@@ -1,4 +1,5 @@
 import copy
+import inspect
 import pickle
 import warnings
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from mmengine.config import Config
 
 from cmp_mm.apis import CMPInferencer, EncodedImage, InputError, flow_to_array
+from cmp_mm.apis.inferencer import _ENCODE_OPTIONS
 from cmp_mm.evaluation import correct_at_points
 from cmp_mm.guidance import guidance_map
 from cmp_mm.registry import MODELS
@@ -378,6 +380,54 @@ def test_options_and_calls_that_make_no_sense(inferencer, make_inferencer, tiny_
     blind = CMPInferencer(MODELS.build({**tiny_config.model, 'use_guidance': False, '_scope_': 'cmp_mm'}))
     with pytest.raises(InputError, match='without guidance'):
         blind.propagate(image, ARROWS, color_order='rgb')
+
+
+def test_options_of_another_call_are_told(inferencer, image):
+    encoded = inferencer.encode(image, 'rgb')
+    for call, message in (
+        (
+            lambda: inferencer.propagate(encoded, arrows=ARROWS, collisions='mean'),
+            r"propagate() has no option 'collisions' (CMPInferencer(...) takes it)",
+        ),
+        (
+            lambda: inferencer.encode(image, 'rgb', collisions='mean'),
+            r"encode() has no option 'collisions' (CMPInferencer(...) takes it)",
+        ),
+        (
+            lambda: inferencer.encode(image, 'rgb', correction='fade'),
+            r"encode() has no option 'correction' (propagate() and CMPInferencer(...) take it)",
+        ),
+        (
+            lambda: inferencer.propagate(encoded, arows=ARROWS),
+            r"propagate() has no option 'arows' (did you mean 'arrows'?)",
+        ),
+        (
+            lambda: inferencer.propagate(image, ARROWS, colour_order='rgb', zzz=1),
+            r"propagate() has no option 'colour_order' (did you mean 'color_order'?) or 'zzz'",
+        ),
+        (
+            lambda: inferencer.propagate(encoded, ARROWS, color_order='rgb'),
+            'the image is encoded already; color_order must go to encode()',
+        ),
+    ):
+        with pytest.raises(InputError) as caught:
+            call()
+        assert str(caught.value) == message
+
+
+def test_what_propagate_passes_on_are_the_options_of_encode():
+    options = set(inspect.signature(CMPInferencer.encode).parameters)
+    assert set(_ENCODE_OPTIONS) == options - {'self', 'image', 'requires_grad', 'unknown'}
+
+
+def test_a_better_side_is_told_where_pictures_are_far_from_it(make_inferencer):
+    inferencer = make_inferencer()
+    assert inferencer.trained_side is None and inferencer.better_side((900, 900)) is None
+    inferencer.trained_side = 100
+    sizes = [(151, 400), (150, 400), (400, 67), (66, 400)]
+    assert [inferencer.better_side(size) for size in sizes] == [100, None, None, 100]
+    inferencer.working_size = 300
+    assert inferencer.better_side((900, 900)) is None
 
 
 @pytest.mark.gpu

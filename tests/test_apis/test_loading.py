@@ -87,6 +87,50 @@ def test_built_network_needs_no_weights(tiny_config):
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+def _trained_at(*sides, wrapped=False):
+    """A training config's data part that resizes to each of the short sides."""
+    steps = [dict(type='FlowResize', short_side=side, interpolation='area') for side in sides]
+    if wrapped:
+        steps = [dict(type='RandomChoice', transforms=[[step] for step in steps])]
+    dataset = dict(type='RepeatDataset', times=2, dataset=dict(type='ImageFlowDataset', pipeline=steps))
+    return dict(batch_size=16, dataset=dataset)
+
+
+@pytest.mark.parametrize(
+    ('data', 'wanted'),
+    [
+        (_trained_at(112), 112),
+        (_trained_at(112, wrapped=True), 112),
+        (_trained_at(112, 240, wrapped=True), None),  # not one size
+        (_trained_at(), None),
+        (None, None),
+    ],
+)
+def test_the_side_of_training_images_is_known(tiny_config, weights, tmp_path, data, wanted):
+    others = dict(val_dataloader=_trained_at(333), test_dataloader=_trained_at(333))
+    whole = Config(dict(tiny_config.to_dict(), train_dataloader=data, **others))
+    whole.dump(str(tmp_path / 'whole.py'))
+    for config in (whole, tmp_path / 'whole.py'):
+        assert CMPInferencer(config, weights, 'cpu').trained_side == wanted
+    # As a checkpoint holds it, which knows better than a config given with it.
+    stored = torch.load(weights, weights_only=True)
+    stored['meta'].update(cfg=whole.pretty_text, model=tiny_config.model.to_dict())
+    torch.save(stored, tmp_path / 'told.pth')
+    assert CMPInferencer(None, tmp_path / 'told.pth', 'cpu').trained_side == wanted
+    other = Config(dict(tiny_config.to_dict(), train_dataloader=_trained_at(64)))
+    assert CMPInferencer(other, tmp_path / 'told.pth', 'cpu').trained_side == (wanted or 64)
+    network = MODELS.build(tiny_config.model)
+    assert CMPInferencer(network, tmp_path / 'told.pth', 'cpu').trained_side == wanted
+    assert CMPInferencer(network).trained_side is None
+
+
+@pytest.mark.parametrize('text', [3, None, 'train_dataloader = dict(', "model = dict(type='FlowResize')"])
+def test_a_stored_config_of_another_kind_tells_no_side(tiny_config, weights, tmp_path, text):
+    stored = torch.load(weights, weights_only=True)
+    torch.save({**stored, 'meta': dict(cfg=text)}, tmp_path / 'told.pth')
+    assert CMPInferencer(tiny_config, tmp_path / 'told.pth', 'cpu').trained_side is None
+
+
 def test_configs_are_found_by_name():
     assert find_config('cmp_resnet50_plain').parts[-2:] == ('models', 'cmp_resnet50_plain.py')
     assert find_config('cmp_resnet50-skip_8xb8-42k_vip-mpii-384x384.py').parent.name == 'cmp'

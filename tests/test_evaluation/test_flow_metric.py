@@ -96,6 +96,15 @@ def test_known_figures():
     assert metrics['cmp/angular'] == pytest.approx(np.mean(angles), rel=1e-6)
 
 
+def test_five_percent_are_of_the_truth():
+    """5 px are over 5 % of 99 px, and not over 5 % of the 104 predicted."""
+    sample = dict(gt_flow=torch.zeros(2, 1, 1), pred_flow=torch.zeros(2, 1, 1))
+    sample['gt_flow'][0], sample['pred_flow'][0] = 99, 104
+    assert evaluate(FlowMetric(baselines=()), [sample])['cmp/fl'] == 100
+    sample['gt_flow'][0], sample['pred_flow'][0] = 104, 99
+    assert evaluate(FlowMetric(baselines=()), [sample])['cmp/fl'] == 0
+
+
 def test_bin_accuracy_counts_axes():
     sample = dict(gt_flow=torch.zeros(2, 2, 2), pred_flow=torch.zeros(2, 2, 2))
     bins = torch.full((2, 2, 2), 10)  # 0 px is the middle of 21 bins

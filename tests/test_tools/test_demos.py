@@ -1,5 +1,7 @@
 import importlib.util
 import json
+import re
+import warnings
 from pathlib import Path
 
 import av
@@ -10,7 +12,7 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
-from cmp_mm.apis import CMPInferencer, InputError
+from cmp_mm.apis import CMPInferencer, InputError, InputWarning
 from cmp_mm.apis.command_line import one_line_errors
 from cmp_mm.flow import read_flow
 from cmp_mm.registry import MODELS
@@ -143,6 +145,156 @@ def test_errors_are_one_line(tool, network, image, tmp_path, name, options, mess
     with pytest.raises(SystemExit, match=f'error: .*{message}'), one_line_errors(name):
         tool(f'demo/{name}')([image, *options, '--out', str(out), *network])
     assert not out.exists()
+
+
+POINTS = {
+    'propagate_demo': ['--arrow', '10,12,8,3'],
+    'video_demo': ['--arrow', '10,12,8,3', '--frames', '2'],
+    'annotate_demo': ['--positive', '20,20'],
+}
+
+
+@pytest.mark.parametrize('name', POINTS)
+def test_a_picture_far_from_those_trained_on_is_told(tool, network, image, tmp_path, capsys, name):
+    def told(side, *options):
+        config = Config.fromfile(network[1])
+        step = dict(type='FlowResize', short_side=side)
+        config.train_dataloader = dict(dataset=dict(type='ImageFlowDataset', pipeline=[step]))
+        config.dump(str(tmp_path / 'config.py'))
+        out = ['--out', str(tmp_path / ('out.gif' if name == 'video_demo' else 'out'))]
+        command = [image, *POINTS[name], *options, *out, '--config', str(tmp_path / 'config.py')]
+        tool(f'demo/{name}')([*command, *network[2:]])
+        return [line for line in capsys.readouterr().err.splitlines() if 'working-size' in line]
+
+    sentence = (
+        'hint: the network was trained on images with a short side of 20 px, this one has 40; '
+        '--working-size 20 may be better'
+    )
+    assert told(20) == [sentence]
+    assert told(32) == told(20, '--working-size', '24') == []
+    if name == 'annotate_demo':
+        zoom = ['--positive', '26,22', '--zoom-factor', '2', '--crop-size', '20']
+        assert told(20, *zoom) == []
+
+
+@pytest.mark.parametrize('name', POINTS)
+def test_a_picture_that_is_read_is_not_overwritten(tool, network, image, tmp_path, name):
+    folder = tmp_path / 'out'
+    folder.mkdir()
+    picture = folder / ('video.gif' if name == 'video_demo' else 'overlay.png')
+    Image.open(image).save(picture)
+    (tmp_path / 'link.png').symlink_to(picture)
+    before = picture.read_bytes()
+    out = picture if name == 'video_demo' else folder
+    for given in (picture, tmp_path / 'link.png'):
+        with pytest.raises(InputError, match=f'{picture.name} is read and would be overwritten'):
+            tool(f'demo/{name}')([str(given), *POINTS[name], '--out', str(out), *network])
+    assert picture.read_bytes() == before and list(folder.iterdir()) == [picture]
+
+
+def test_each_folder_of_trajectories_is_looked_at_before(tool, network, image, tmp_path):
+    (tmp_path / 'out' / '2').mkdir(parents=True)
+    picture = tmp_path / 'out' / '2' / 'panel.png'
+    Image.open(image).save(picture)
+    paths = tmp_path / 'paths.json'
+    paths.write_text(json.dumps([[[10, 10], [12, 10], [14, 11]]]))
+    command = [str(picture), '--trajectories', str(paths), '--out', str(tmp_path / 'out'), *network]
+    with pytest.raises(InputError, match='panel.png is read'):
+        tool('demo/propagate_demo')(command)
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['2']
+
+
+@pytest.mark.parametrize('name', POINTS)
+def test_an_out_of_another_kind_is_refused(tool, network, image, tmp_path, name):
+    (tmp_path / 'file').write_text('')
+    cases = {'file': 'file is a file', 'file/deep/result': 'file is a file'}
+    if name == 'video_demo':
+        (tmp_path / 'folder.gif').mkdir()
+        cases = {'file/a.gif': 'file is a file', 'folder.gif': 'folder.gif is a folder'}
+    else:
+        cases |= {'result.flo': 'has the name of a .flo file', 'a/mask.PNG': 'has the name of a .PNG file'}
+    there = sorted(tmp_path.rglob('*'))
+    for out, message in cases.items():
+        with pytest.raises(InputError, match=f'--out is a f[a-z ]*; .*{message}$'):
+            tool(f'demo/{name}')([image, *POINTS[name], '--out', str(tmp_path / out), *network])
+    assert sorted(tmp_path.rglob('*')) == there
+    if name != 'video_demo':  # a folder that is there is one, whatever its name
+        (tmp_path / 'there.png').mkdir()
+        tool(f'demo/{name}')([image, *POINTS[name], '--out', str(tmp_path / 'there.png'), *network])
+        assert (tmp_path / 'there.png' / 'panel.png').is_file()
+
+
+def test_warnings_and_errors_name_the_options_of_the_command_line(tool, network, image, tmp_path, capsys):
+    command = [image, '--arrow', '10,12,100,3', '--out', str(tmp_path / 'out'), *network]
+    with one_line_errors('propagate_demo.py'):
+        tool('demo/propagate_demo')(command)
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if 'warning' in line.lower())
+    assert line == (
+        'warning: an arrow has a component of 100 px at the working size, the network expresses up to 50 px '
+        'there; use --out-of-range rescale or clip, or a smaller --working-size'
+    )
+    command += ['--arrow', '10,12,1,1', '--collisions', 'error']
+    with pytest.raises(SystemExit, match='use --collisions last or mean$'), one_line_errors('propagate_demo'):
+        tool('demo/propagate_demo')(command)
+    # Paths keep their names.
+    command = ['/no/working_size/a.png', *POINTS['propagate_demo'], '--out', str(tmp_path / 'out'), *network]
+    with pytest.raises(SystemExit, match='/no/working_size/a.png'), one_line_errors('propagate_demo'):
+        tool('demo/propagate_demo')(command)
+
+
+def test_a_warning_of_each_frame_is_one_and_others_are_left_alone(capsys):
+    with pytest.warns(DeprecationWarning, match='old'), one_line_errors('video_demo.py'):
+        for number in (51.5, 60):
+            warnings.warn(f'an arrow of {number} px', InputWarning, stacklevel=1)
+        warnings.warn('another thing', InputWarning, stacklevel=1)
+        warnings.warn('old', DeprecationWarning, stacklevel=1)
+    assert capsys.readouterr().err == 'warning: an arrow of 51.5 px\nwarning: another thing\n'
+
+
+def test_arrows_of_a_video_may_be_longer_than_the_network_expresses(tool, network, image, tmp_path, capsys):
+    command = [image, '--arrow', '10,12,100,3', '--frames', '2', '--out', str(tmp_path / 'a.gif'), *network]
+    with one_line_errors('video_demo.py'):
+        tool('demo/video_demo')(command)
+        assert 'warning' not in capsys.readouterr().err
+        tool('demo/video_demo')([*command, '--out-of-range', 'warn'])
+    assert 'warning: an arrow has a component of 100 px' in capsys.readouterr().err
+
+
+def test_what_is_left_of_the_arrows_is_told(tool, network, image, tmp_path, capsys):
+    main = tool('demo/propagate_demo')
+    flows = np.zeros((2, 9, 9, 2))
+    flows[0, 3, 2] = (4, 1)  # across an arrow does not count
+    flows[1, 5, 6] = (0, -1)
+    sets = [[(2.4, 3, 8, 0), (1, 1, 0, 0)], [(6, 5, 0, -6)]]
+    assert main.__globals__['share_left'](flows, sets) == pytest.approx((4 * 8 + 6) / (64 + 36))
+    command = [image, '--out', str(tmp_path / 'out'), *network]
+    main([*command, '--arrow', '10,12,8,3'])
+    told = capsys.readouterr()
+    assert re.search(r'fastest .* px; at their points -?\d+% of the arrows is left', told.out)
+    assert 'hint: the flow falls short of the arrows; --correction fade' in told.err
+    main([*command, '--arrow', '10,12,8,3', '--correction', 'fade'])
+    told = capsys.readouterr()
+    assert 'at their points 100% of the arrows' in told.out and 'hint' not in told.err
+    main([*command, '--arrow', '10,12,0,0'])
+    told = capsys.readouterr()
+    assert 'mean motion' in told.out and 'at their points' not in told.out and 'hint' not in told.err
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--crop-size', '40'], 'give --zoom-factor too'),
+        (['--crop-size', '40', '--zoom-factor', '0'], 'give --zoom-factor too'),
+        (['--correction', 'fade'], 'unrecognized arguments: --correction'),
+        (['--collisions', 'mean'], 'unrecognized arguments: --collisions'),
+    ],
+)
+def test_annotate_refuses_what_would_do_nothing(tool, network, image, tmp_path, capsys, options, message):
+    with pytest.raises(SystemExit):
+        tool('demo/annotate_demo')(
+            [image, *POINTS['annotate_demo'], *options, '--out', str(tmp_path / 'out'), *network]
+        )
+    assert message in capsys.readouterr().err and not (tmp_path / 'out').exists()
 
 
 def test_without_a_checkpoint_it_says_how_to_make_one(tool, image, tmp_path):

@@ -18,13 +18,19 @@ from cmp_mm.apis.annotation import DIRECTIONS, SCORES
 from cmp_mm.apis.command_line import (
     add_network_options,
     build_inferencer,
+    check_folder,
+    check_inputs_stay,
     glue_negative_numbers,
+    hint_at_size,
     numbers,
     one_line_errors,
     png,
     save,
 )
 from cmp_mm.visualization import draw_arrows, draw_panel
+
+_FILES = ('mask.png', 'score.png', 'overlay.png', 'panel.png')
+_CROP_SIZE = 384
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -52,18 +58,28 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--zoom-factor',
         type=float,
         default=0.0,
-        help='look at a square of this many times the extent of the points (4 is usual; default: no zoom)',
+        help='with several positive points, look at a square of this many times their extent, where that is '
+        'smaller than the image (4 is usual; 0, the default, never zooms)',
     )
     parser.add_argument(
-        '--crop-size', type=int, default=384, help='that square is enlarged to (default: %(default)s)'
+        '--crop-size',
+        type=int,
+        help='with --zoom-factor: that square is enlarged to; best the size the network was trained with '
+        f'(default: {_CROP_SIZE})',
     )
-    add_network_options(parser)
-    return parser.parse_args(glue_negative_numbers(argv))
+    add_network_options(parser, masks=True)
+    args = parser.parse_args(glue_negative_numbers(argv))
+    if args.crop_size is not None and args.zoom_factor == 0:
+        parser.error('--crop-size is of the square that --zoom-factor looks at; give --zoom-factor too')
+    args.crop_size = _CROP_SIZE if args.crop_size is None else args.crop_size
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Annotate."""
     args = parse_args(argv)
+    check_folder(args.out)
+    check_inputs_stay([args.image], [args.out / name for name in _FILES])
     image = read_image(args.image)
     with tqdm(total=3, desc='annotating', unit='step') as bar:
         inferencer = build_inferencer(args)
@@ -81,6 +97,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         bar.update()
         made = annotator.mask(args.positive, args.static)
         bar.update()
+    if made.box == (0, 0, *image.shape[:2]):  # else it was enlarged to --crop-size
+        hint_at_size(inferencer, image.shape[:2])
     points = np.array([*args.positive, *args.static])[:, ::-1]
     still = np.zeros_like(points)
     over = draw_arrows(
@@ -95,13 +113,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     panel = draw_panel(
         image[top:bottom, left:right], np.zeros((0, 2)), np.zeros((0, 2)), flows, 2 * args.velocity
     )
-    files = {
-        'mask.png': png(made.mask.astype(np.uint8) * 255),
-        'score.png': png(np.rint(made.score * 255).astype(np.uint8)),
-        'overlay.png': png(over),
-        'panel.png': png(panel),
-    }
-    save(args.out, files)
+    pictures = (made.mask.astype(np.uint8) * 255, np.rint(made.score * 255).astype(np.uint8), over, panel)
+    save(args.out, {name: png(picture) for name, picture in zip(_FILES, pictures, strict=True)})
     print(f'{made.mask.sum()} pixels, {made.mask.mean():.1%} of the image')
 
 

@@ -9,6 +9,7 @@ point still. Writes panel.png (image, flow, legend), overlay.png, flow.flo and f
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,10 @@ from cmp_mm.apis import flow_to_array, overlay_flow, read_image, trajectories_to
 from cmp_mm.apis.command_line import (
     add_network_options,
     build_inferencer,
+    check_folder,
+    check_inputs_stay,
     glue_negative_numbers,
+    hint_at_size,
     numbers,
     one_line_errors,
     png,
@@ -29,6 +33,8 @@ from cmp_mm.apis.command_line import (
 from cmp_mm.apis.errors import InputError
 from cmp_mm.flow import add_legend, encode_flow
 from cmp_mm.visualization import draw_arrows, draw_panel
+
+_FILES = ('panel.png', 'overlay.png', 'flow.flo', 'flow.npz')
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -62,29 +68,52 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if bool(args.arrow) == (args.trajectories is not None):
         raise InputError('no arrows were given, or trajectories as well; expected --arrow or --trajectories')
+    check_folder(args.out)
     image = read_image(args.image)
     if args.arrow:
         sets = [args.arrow]
     else:
         sets = trajectories_to_arrows(read_json(args.trajectories, 'trajectories'))
+    digits = len(str(len(sets) - 1))
+    folders = [args.out / f'{t:0{digits}d}' for t in range(len(sets))] if len(sets) > 1 else [args.out]
+    check_inputs_stay(
+        [args.image, args.trajectories], [folder / name for folder in folders for name in _FILES]
+    )
     inferencer = build_inferencer(args)
+    hint_at_size(inferencer, image.shape[:2])
     encoded = inferencer.encode(image, color_order='rgb')
     flows = flow_to_array(inferencer.propagate(encoded, sets, progress=len(sets) > 1))
-    digits = len(str(len(sets) - 1))
-    pairs = zip(tqdm(flows, desc='writing', unit='set', disable=len(sets) == 1), sets, strict=True)
-    for t, (flow, arrows) in enumerate(pairs):
+    bar = tqdm(flows, desc='writing', unit='set', disable=len(sets) == 1)
+    for flow, arrows, folder in zip(bar, sets, folders, strict=True):
         rows = np.asarray(arrows, np.float64)
         points, vectors = rows[:, 1::-1], rows[:, 2:]
         over = draw_arrows(overlay_flow(image, flow, args.max_radius), points, vectors)
-        files = {
-            'panel.png': png(draw_panel(image, points, vectors, dict(flow=flow), args.max_radius)),
-            'overlay.png': png(add_legend(over, args.max_radius)),
-            'flow.flo': encode_flow(flow, 'flo'),
-            'flow.npz': encode_flow(flow, 'npz'),
-        }
-        save(args.out if len(sets) == 1 else args.out / f'{t:0{digits}d}', files)
+        contents = (
+            png(draw_panel(image, points, vectors, dict(flow=flow), args.max_radius)),
+            png(add_legend(over, args.max_radius)),
+            encode_flow(flow, 'flo'),
+            encode_flow(flow, 'npz'),
+        )
+        save(folder, dict(zip(_FILES, contents, strict=True)))
     speed = np.hypot(flows[..., 0], flows[..., 1])
-    print(f'mean motion {speed.mean():.3g} px, fastest {speed.max():.3g} px')
+    told = f'mean motion {speed.mean():.3g} px, fastest {speed.max():.3g} px'
+    left = share_left(flows, sets)
+    print(told if left is None else f'{told}; at their points {left:.0%} of the arrows is left')
+    if left is not None and left < 0.7 and args.correction == 'none':
+        print('hint: the flow falls short of the arrows; --correction fade meets them', file=sys.stderr)
+
+
+def share_left(flows: np.ndarray, sets: Sequence) -> float | None:
+    """The slope of the flow over the arrows at their points; None where all arrows are zero."""
+    given, found = [], []
+    for flow, arrows in zip(flows, sets, strict=True):
+        rows = np.asarray(arrows, np.float32)
+        x, y = rows[:, :2].round().astype(int).T
+        given.append(rows[:, 2:])
+        found.append(flow[y, x])
+    given, found = np.concatenate(given).astype(np.float64), np.concatenate(found)
+    energy = (given**2).sum()
+    return float((given * found).sum() / energy) if energy > 0 else None
 
 
 if __name__ == '__main__':

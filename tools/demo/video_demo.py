@@ -15,7 +15,10 @@ from cmp_mm.apis import animate, read_image, write_video
 from cmp_mm.apis.command_line import (
     add_network_options,
     build_inferencer,
+    check_file,
+    check_inputs_stay,
     glue_negative_numbers,
+    hint_at_size,
     numbers,
     one_line_errors,
     read_json,
@@ -51,6 +54,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--fill', choices=HOLE_FILLINGS, default='nearest', help='of holes (default: %(default)s)'
     )
     add_network_options(parser)
+    # An arrow over a whole video is easily longer than the network expresses.
+    parser.set_defaults(out_of_range='rescale')
     args = parser.parse_args(glue_negative_numbers(argv))
     if args.trajectories is not None and not (args.frames is None and args.motion is None):
         parser.error('--frames and --motion are of arrows; trajectories say where each frame is')
@@ -63,10 +68,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Animate."""
     args = parse_args(argv)
     check_video_path(args.out, args.fps)
+    check_file(args.out)
+    check_inputs_stay([args.image, args.trajectories], [args.out])
     image = read_image(args.image)
     trajectories = None if args.trajectories is None else read_json(args.trajectories, 'trajectories')
+    inferencer = build_inferencer(args)
+    hint_at_size(inferencer, image.shape[:2])
     frames = animate(
-        build_inferencer(args),
+        inferencer,
         image,
         args.arrow if trajectories is None or args.arrow else None,
         trajectories,

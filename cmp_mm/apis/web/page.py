@@ -80,7 +80,7 @@ def build_page(
             if data is None:
                 return [tabs.attempt(state.keep), *unchanged]
             try:
-                values = [state.load(data, max_side)]
+                values = [state.load(data, max_side, inferencer)]
             except InputError as error:
                 return [tabs.failed(error), *unchanged]
             for shown in every:

@@ -63,12 +63,13 @@ class PageSession:
         self._options: dict = {}
         self._files = ResultFolder()
 
-    def load(self, data: bytes, max_side: int) -> str:
+    def load(self, data: bytes, max_side: int, inferencer: CMPInferencer | None = None) -> str:
         """Take an image, and forget what belonged to the one before.
 
         Args:
             data: the bytes of an image file.
             max_side: larger images are shrunk until their long side has this many pixels.
+            inferencer: the network that will see it; None where that is not known.
 
         Returns:
             A sentence on what was loaded.
@@ -90,6 +91,12 @@ class PageSession:
         self.arrows, self.start = Clicks((height, width)), None
         self._forget_results()
         self.annotation, self._encoded = None, None
+        side = None if inferencer is None else inferencer.better_side((height, width))
+        if side is not None:
+            told += (
+                f' Trained on short sides of {side} px, the network may do better if the server is started'
+            )
+            told += f' with --working-size {side}.'
         return told
 
     def keep(self) -> str:

@@ -78,8 +78,8 @@ class PrecomputedFlow(FlowEstimator):
         turned = columns * width / (rows * height)  # 1 where the flow would fit if it were turned
         if (rows - columns) * (height - width) < 0 and abs(turned - 1) < _ALIKE:
             raise FlowFormatError(
-                f'flow of frame {name0!r} is {columns} x {rows} pixels, the frame {width} x {height}: it is of '
-                'the frame before it was turned upright as its file says (EXIF)'
+                f'flow of frame {name0!r} is {columns} x {rows} pixels, the frame {width} x {height}: it is '
+                'of the frame before it was turned upright as its file says (EXIF)'
             )
         if flow.shape[:2] != frame0.shape[:2]:
             flow = resize_flow(flow, frame0.shape[:2], nearest=valid is not None)

@@ -386,6 +386,9 @@ def test_the_page_shrinks_to_the_side_asked_for(inferencer, image):
     page = Page(inferencer, max_side=30)
     page.choose(png(image))
     assert 'Shrunk to 30 x 22' in page.shown['loaded']
+    inferencer.trained_side = 96
+    page.choose(png(image[:40, :40]))
+    assert page.shown['loaded'].endswith('if the server is started with --working-size 96.')
 
 
 def test_clicks_are_not_lost_and_do_not_overtake(page):

@@ -1,3 +1,4 @@
+import re
 import warnings
 import zipfile
 
@@ -39,6 +40,15 @@ def test_a_large_image_is_shrunk_and_it_says_so(image):
     told = session.load(png(image), 30)
     assert '61 x 45' in told and 'Shrunk to 30 x 22' in told
     assert session.image.shape == (22, 30, 3) and session.arrows.size == (22, 30)
+
+
+def test_an_image_far_from_those_trained_on_is_told(image, inferencer):
+    told = 'Trained on short sides of 20 px, .* started with --working-size 20'
+    assert 'Trained' not in PageSession().load(png(image), 1024, inferencer)
+    inferencer.trained_side = 20
+    assert re.search(told, PageSession().load(png(image), 1024, inferencer))
+    # What counts is the size after shrinking.
+    assert 'Trained' not in PageSession().load(png(image), 30, inferencer)
 
 
 def test_arrows_on_a_shrunk_image_are_listed_in_pixels_of_the_file():
