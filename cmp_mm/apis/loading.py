@@ -16,7 +16,7 @@ import cmp_mm
 from cmp_mm import models
 from cmp_mm.engine import CheckpointError, check_weights_fit, load_checkpoint_file, state_dict_of
 from cmp_mm.engine.checkpoint_loading import CHECKPOINT_SUFFIXES
-from cmp_mm.engine.export import LOADERS
+from cmp_mm.engine.export import LOADERS, OF_TRAINING
 from cmp_mm.engine.run_config import load_config
 from cmp_mm.models import CMP
 from cmp_mm.models.official import OfficialFormatError, convert_official
@@ -29,6 +29,7 @@ HOW_TO_GET_WEIGHTS = (
     'checkpoints of the reference implementation are read too'
 )
 _OFFICIAL_KEYS = ('image_encoder.', 'flow_encoder.', 'flow_decoder.')
+_NORMS = ('BN', 'SyncBN', 'GN')  # mmcv's names of normalisations
 _RESIZE = ('FlowResize', 'cmp_mm.FlowResize')
 
 
@@ -243,11 +244,11 @@ def _plain_config(config: Any) -> dict | None:
     if not isinstance(config, dict) or config.get('type') not in ('CMP', 'cmp_mm.CMP'):
         return None
     config = copy.deepcopy(config)
-    allowed, stack = set(models.__all__), [config]
+    allowed, stack = {*models.__all__, *_NORMS}, [config]
     while stack:
         value = stack.pop()
         if isinstance(value, dict):
-            for key in LOADERS:
+            for key in LOADERS + OF_TRAINING:
                 value.pop(key, None)
             if isinstance(value.get('type'), str):
                 value['type'] = value['type'].removeprefix('cmp_mm.')

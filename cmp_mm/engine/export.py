@@ -27,6 +27,8 @@ PREFIX = 'backbone.'
 LAYOUTS = ('mmengine', 'torchvision', 'safetensors')
 # Entries of a config that make a module load something; an export is filled from its checkpoint.
 LOADERS = ('init_cfg', 'pretrained')
+# Of training alone, its strategies are named by a type as modules are.
+OF_TRAINING = ('guidance',)
 _OUR_SCOPES = ('', 'cmp_mm', 'mmengine', 'mmcv')
 
 
@@ -113,7 +115,7 @@ def build_module(config: Mapping, trusted: bool = False) -> nn.Module:
 def _prepare(node: object, known: set[str] | None) -> None:
     """Take out what loads weights; hold every name against ``known``, if given."""
     if isinstance(node, dict):
-        for key in LOADERS:
+        for key in LOADERS + OF_TRAINING:
             node.pop(key, None)
         if known is not None and ('type' in node or '_scope_' in node):
             node.pop('_scope_', None)

@@ -8,9 +8,10 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from cmp_mm.apis import CMPInferencer, InputError, InputWarning, find_config
+from cmp_mm.apis import CMPInferencer, InputError, InputWarning, find_config, loading
 from cmp_mm.apis.loading import load_network
 from cmp_mm.engine import CheckpointError
+from cmp_mm.engine.export import build_module
 from cmp_mm.registry import MODELS
 
 DATA = Path(__file__).parents[1] / 'data' / 'model'
@@ -62,6 +63,23 @@ def test_reference_checkpoints_are_recognised(resnet18, how, tmp_path):
         assert torch.equal(loaded.state_dict()[key], value), key
     assert not loaded.training
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_a_checkpoint_trained_with_guidance_on_the_device_tells_its_network(resnet18, tmp_path):
+    """Its strategies have a type too, which names no module."""
+    points = dict(strategies=[dict(type='watershed', kernel_size=41), dict(type='grid', stride=60)])
+    described = dict(resnet18, data_preprocessor=dict(type='FlowDataPreprocessor', guidance=points))
+    model = MODELS.build({'_scope_': 'cmp_mm', **copy.deepcopy(described)})
+    path = tmp_path / 'device.pth'
+    torch.save(dict(meta=dict(model=described), state_dict=model.state_dict()), path)
+    for loaded in (load_network(None, path), build_module(described)):
+        assert loaded.state_dict().keys() == model.state_dict().keys()
+    normed = dict(type='AlexNetFCN', norm_cfg=dict(type='SyncBN'))
+    assert loading._plain_config(dict(described, backbone=normed))['backbone'] == normed
+    described['neck'] = dict(type='os.system')
+    torch.save(dict(meta=dict(model=described), state_dict=model.state_dict()), path)
+    with pytest.raises(InputError, match='does not tell its network'):
+        load_network(None, path)
 
 
 def test_own_checkpoint_by_config_object_part_and_file(tiny_config, weights, tmp_path):
