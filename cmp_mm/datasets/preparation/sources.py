@@ -152,15 +152,24 @@ def _holds_any(path: str, excluded: str | None) -> bool:
 
 
 def _named(sources: Sequence[Source]) -> list[Source]:
-    """Give each source a file name that is unique, also where two labels clean up to one name."""
-    cleaned = [_clean(source.label) for source in sources]
-    uses = Counter(cleaned)
-    named = []
-    for source, name in zip(sources, cleaned, strict=True):
-        if uses[name] > 1:
-            digest = hashlib.sha256(os.fsencode(f'{source.label}\n{source.path}')).hexdigest()[:8]
-            name = f'{name}-{digest}'
-        named.append(Source(source.path, source.kind, source.label, source.relative, name))
+    """Give each source a file name that is unique, also where two labels clean up to one name.
+
+    Told apart by what they are called and are, which does not depend on how SRC was written or where it is
+    mounted; by their place only if that does not do.
+    """
+    names = [_clean(source.label) for source in sources]
+    ending = [os.path.splitext(source.path)[1] if source.kind == 'video' else '' for source in sources]
+    place = [os.path.realpath(source.path) for source in sources]
+    for telling in (ending, place):
+        uses = Counter(names)
+        for i, (source, name) in enumerate(zip(sources, names, strict=True)):
+            if uses[name] > 1:
+                digest = hashlib.sha256(os.fsencode(f'{source.label}\n{telling[i]}')).hexdigest()[:8]
+                names[i] = f'{_clean(source.label)}-{digest}'
+    named = [
+        Source(source.path, source.kind, source.label, source.relative, name)
+        for source, name in zip(sources, names, strict=True)
+    ]
     return sorted(named, key=lambda source: source.name)
 
 

@@ -134,6 +134,17 @@ def test_names_are_unique_and_fit_for_lists_and_file_systems(tmp_path):
     assert find_sources([tmp_path / 'other', tmp_path / 'set']) == sources
 
 
+def test_names_do_not_depend_on_how_or_where_the_source_is_mounted(tmp_path, monkeypatch):
+    for name in ('walk.mp4', 'walk.avi', 'run.mp4', 'b/c.mp4', 'b-c.mp4'):
+        touch(tmp_path / 'set' / name)
+    names = [source.name for source in find_sources([tmp_path / 'set'])]
+    assert len(set(names)) == 5 and 'run' in names
+    monkeypatch.chdir(tmp_path)
+    assert [source.name for source in find_sources(['set'])] == names
+    (tmp_path / 'set').rename(tmp_path / 'moved')
+    assert [source.name for source in find_sources([tmp_path / 'moved'])] == names
+
+
 def test_a_changed_source_is_told_from_an_unchanged_one(tmp_path):
     touch(tmp_path / 'a.mp4')
     for number in (1, 2):
