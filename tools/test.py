@@ -60,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
         raise run_config.UsageError(f'config {args.config} has no test_dataloader')
     run_config.show_predictions(cfg, args.show_dir, args.show_number)
     run_config.require_data(cfg, ('test',))
+    run_config.require_numbers(cfg, ('test',))
     run_config.require_one_codec(cfg)
     check_config(cfg, ('test',))
     launch.drop_missing_backends(cfg)

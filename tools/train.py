@@ -74,13 +74,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         cfg.load_from = None if args.resume == 'auto' else args.resume
         if cfg.load_from or run_config.is_begun(cfg):
             run_config.validate_what_was_not(cfg)
+    elif not cfg.get('resume'):
+        run_config.require_no_run(cfg)
     splits = ('train',) if args.no_validate else ('train', 'val')
     run_config.require_data(cfg, splits)
+    run_config.require_numbers(cfg, splits)
     run_config.require_one_codec(cfg)
     check_config(cfg, splits)
     launch.drop_missing_backends(cfg)
     launch.start_processes(cfg, args.launcher, args.local_rank)
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+    launch.warn_of_long_schedule(cfg, runner.logger)
     if args.resume == 'auto':
         launch.start_where_nothing_resumes(runner, start_from)
     with stopping.saving_when_stopped(runner):

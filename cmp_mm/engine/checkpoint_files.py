@@ -86,7 +86,7 @@ def find_resumable(folders: Iterable[str | os.PathLike]) -> str | None:
         that are saved elsewhere, as it is.
     """
     folders = [Path(folder) for folder in folders]
-    remote = _named_by_pointer(folders[0])
+    remote = named_by_pointer(folders[0])
     if '://' in remote:
         return remote  # whether it can be read is its file backend's to say
     for path in _pointed_then_latest(folders):
@@ -107,17 +107,17 @@ def _pointed_then_latest(folders: list[Path]) -> Iterator[Path]:
     yield from sorted(others, key=_saved_at, reverse=True)
 
 
-def _named_by_pointer(folder: Path) -> str:
+def named_by_pointer(folder: str | os.PathLike) -> str:
     """What ``last_checkpoint`` in a folder names, '' where there is none or it is broken."""
     try:
-        name = (folder / 'last_checkpoint').read_text(encoding='utf-8').strip()
+        name = (Path(folder) / 'last_checkpoint').read_text(encoding='utf-8').strip()
     except (OSError, UnicodeDecodeError):
         return ''
     return '' if '\0' in name else name
 
 
 def _pointed(folders: list[Path]) -> Iterable[Path]:
-    name = _named_by_pointer(folders[0])
+    name = named_by_pointer(folders[0])
     if not name:
         return
     named = Path(name)

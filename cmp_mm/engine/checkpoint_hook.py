@@ -19,7 +19,7 @@ from mmengine.runner import Runner
 from cmp_mm.registry import HOOKS
 
 from .checkpoint_files import RESUMABLE, VALIDATED_KEY, find_resumable, remove_parts, write_durably
-from .checkpoint_loading import CheckpointError, check_weights_fit, state_dict_of
+from .checkpoint_loading import CheckpointError, check_some_weights_fit, check_weights_fit, state_dict_of
 from .plain_state import restore_histories, to_plain
 
 _OUTDATED = 'outdated_ckpt_id'
@@ -208,17 +208,18 @@ class AtomicCheckpointHook(CheckpointHook):
 
         Raises:
             CheckpointError: the file is of another model, schedule, optimizer or scaled learning rate, or
-                holds weights alone.
+                holds weights alone; one to start from has not a single weight of the model.
         """
         if isinstance(checkpoint.get('message_hub'), dict):
             restore_histories(checkpoint['message_hub'])
-        if not runner._resume:
-            return
         path = runner._load_from
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if not runner._resume:
+            check_some_weights_fit(model, state_dict_of(checkpoint), path)
+            return
         missing = [key for key in RESUMABLE if not isinstance(checkpoint.get(key), dict)]
         if missing:
             raise CheckpointError(f'checkpoint {path} cannot be resumed: it holds no {", ".join(missing)}')
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         check_weights_fit(model, state_dict_of(checkpoint), path)
         self._check_schedule(runner, checkpoint.get('param_schedulers'), path)
         self._check_scaled_rate(runner, checkpoint['optimizer'], path)

@@ -242,3 +242,23 @@ def check_weights_fit(model: nn.Module, state: Mapping[str, torch.Tensor], path:
     ]
     if parts:
         raise CheckpointError(f'checkpoint {path} is not one of this config: keys {"; ".join(parts)}')
+
+
+def check_some_weights_fit(model: nn.Module, state: Mapping[str, torch.Tensor], path: str) -> None:
+    """Refuse to start a network from a checkpoint that has nothing for it, which mmengine only logs.
+
+    Raises:
+        CheckpointError: not one tensor fits; of those of its backbone, tells how to load them.
+    """
+    state = {re.sub(r'^module\.', '', key): value for key, value in state.items()}
+    if compare_keys(model, state).matched:
+        return
+    reason = f'load_from takes one of this network, and no key of {len(state)} fits it'
+    backbone = getattr(model, 'backbone', None)
+    if isinstance(backbone, nn.Module) and compare_keys(backbone, state).matched:
+        reason = (
+            'load_from takes one of the whole network, and this holds a backbone; start from it by '
+            '--cfg-options '
+            f"\"model.backbone.init_cfg=dict(_delete_=True,type='cmp_mm.BackboneInit',source='{path}')\""
+        )
+    raise CheckpointError(f'checkpoint {path}: {reason}')

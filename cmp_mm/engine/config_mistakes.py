@@ -8,6 +8,8 @@ from types import FrameType, TracebackType
 
 from torch.utils.data import DataLoader
 
+from cmp_mm.registry import MODELS, TASK_UTILS
+
 # Where mmengine calls the class of a part, and the class, or what it is called there.
 _CALLS = {'build_from_cfg': 'obj_cls', 'get_instance': 'cls', 'build_dataloader': DataLoader}
 
@@ -15,9 +17,12 @@ _CALLS = {'build_from_cfg': 'obj_cls', 'get_instance': 'cls', 'build_dataloader'
 def config_mistake(error: BaseException) -> str | None:
     """What is wrong in the config, in one sentence; None if the error is not of its making.
 
-    Known are an option that a part does not have, one that it needs, a type that is in no registry, and a
-    value that a part of this package refuses.
+    Known are an option that a part does not have, one that it needs, a type that is in no registry, a value
+    that a part of this package or an optimizer of torch refuses, and parts of a network that do not go
+    together.
     """
+    if _is_misfit(error):
+        return str(error)
     frame, is_last = _building_frame(error.__traceback__)
     if frame is None:
         return None
@@ -27,8 +32,11 @@ def config_mistake(error: BaseException) -> str | None:
         registry, wanted = frame.f_locals['registry'], frame.f_locals.get('obj_type')
         near = _nearest(str(wanted), registry.module_dict)
         return f'no {registry.name} is called {wanted!r}' + (f'; there is {near}' if near else '')
-    if isinstance(error, ValueError) and str(getattr(kind, '__module__', '')).startswith('cmp_mm.'):
+    module = str(getattr(kind, '__module__', ''))
+    if isinstance(error, ValueError) and module.startswith('cmp_mm.'):
         return str(error)
+    if isinstance(error, ValueError) and module.startswith('torch.optim.'):
+        return f'{kind.__name__}: {error}'
     if not isinstance(error, TypeError) or kind is None:
         return None
     # Options may be handed on to a base class; an error in any other call is not the config's.
@@ -44,6 +52,21 @@ def config_mistake(error: BaseException) -> str | None:
         return f'{name} has no option {unknown[1]!r}; {hint}'
     missing = re.search(r'missing \d+ required .*arguments?: (.+)', str(error))
     return f'{name} needs {missing[1]}, which the config does not give' if missing else None
+
+
+def _is_misfit(error: BaseException) -> bool:
+    """Whether parts of a network of this package do not go together, which shows in its first step only.
+
+    Such a part names itself in the message, or what it is.
+    """
+    traceback = error.__traceback__
+    if traceback is None or not isinstance(error, ValueError):
+        return False
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    name = str(error).partition(': ')[0]
+    known = name in ('decoder', 'loss') or any(name in one.module_dict for one in (MODELS, TASK_UTILS))
+    return known and str(traceback.tb_frame.f_globals.get('__name__')).startswith('cmp_mm.models.')
 
 
 def _building_frame(traceback: TracebackType | None) -> tuple[FrameType | None, bool]:

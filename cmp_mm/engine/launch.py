@@ -139,6 +139,39 @@ def start_where_nothing_resumes(runner: Runner, start_from: str | None) -> None:
         runner._resume, runner._load_from = False, start_from
 
 
+def warn_of_long_schedule(cfg: Config, logger: logging.Logger) -> None:
+    """Tell of a learning rate that would come down after the run's end, as of one made shorter.
+
+    Args:
+        cfg: the config.
+        logger: what tells.
+    """
+    last, schedulers = (cfg.get('train_cfg') or {}).get('max_iters'), cfg.get('param_scheduler') or []
+    if not isinstance(last, int) or not isinstance(schedulers, (list, dict)):
+        return
+    keys = {'param_scheduler': schedulers}
+    if isinstance(schedulers, list):
+        keys = {f'param_scheduler.{index}': one for index, one in enumerate(schedulers)}
+    keys = {
+        key: one
+        for key, one in keys.items()
+        if not one.get('by_epoch', True) and str(one.get('type')).endswith('LR')
+    }
+    if not keys:
+        return
+    key, scheduler = keys.popitem()
+    begin, end = scheduler.get('begin', 0), scheduler.get('end', 0)
+    if end > last:
+        also = f' {key}.T_max={last - begin}' if 'T_max' in scheduler else ''
+        hint = f'--cfg-options {key}.end={last}{also} ends it with the run'
+        if begin >= last:
+            hint = f'it begins at {begin} only'
+        logger.warning(
+            f'train_cfg.max_iters is {last}, but the schedule of the learning rate, {key} '
+            f'({scheduler["type"]}), ends at {end}: {hint}'
+        )
+
+
 def drop_missing_backends(cfg: Config) -> None:
     """Leave TensorBoard out of the visual backends where it is not installed, and say so."""
     backends = (cfg.get('visualizer') or {}).get('vis_backends') or []

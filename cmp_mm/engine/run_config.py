@@ -1,16 +1,19 @@
 """A config as the tools run it: read, changed by the command line, and checked against the data at hand."""
 
-import argparse
+import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 from cmp_mm.datasets.sources import FlowSource
 
-from .checkpoint_loading import CHECKPOINT_SUFFIXES
+from .checkpoint_files import named_by_pointer
+from .config_options import ConfigOptions as ConfigOptions
+from .config_options import UsageError, require_effect
 
 _SPLITS = ('train', 'val', 'test')
 # The hooks that draw predictions: what switches each on, and what names its folder beside the visualizer's.
@@ -20,53 +23,15 @@ _DRAWS = dict(
     PoseVisualizationHook=dict(enable=True),
     DetVisualizationHook=dict(draw=True),
 )
+_SAVED = re.compile(r'(iter|epoch)_(\d+)\.pth')
+# What to do where a side of the split is empty, as after preparing one video.
+_WITHOUT_SAMPLES = dict(
+    train='prepare more videos, or the one with a smaller --val-share',
+    val='train with --no-validate, or validate on what is learnt by --cfg-options '
+    'val_dataloader.dataset.ann_file=train.json',
+    test='test on what was learnt by --cfg-options test_dataloader.dataset.ann_file=train.json',
+)
 _OUT_DIR = dict(PoseVisualizationHook='out_dir', DetVisualizationHook='test_out_dir')
-
-
-class UsageError(ValueError):
-    """A command line or config that cannot be run; the message is one line."""
-
-
-class ConfigOptions(DictAction):
-    """mmengine's ``KEY=VALUE`` options; one that is none is an error of usage, not a traceback.
-
-    The name of a file of weights, another name with spaces, and that of a file or folder that is there are
-    taken as they are: mmengine drops spaces, and splits at commas.
-    """
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Sequence[str],
-        option_string: str | None = None,
-    ) -> None:
-        """Parse the options."""
-        for text in values:
-            if not text.partition('=')[0] or '=' not in text:
-                parser.error(f'{option_string} {text}: expected KEY=VALUE')
-        parsed: dict[str, Any] = {}
-        for text in values:
-            key, _, value = text.partition('=')
-            parsed[key] = _as_name(value)
-            if parsed[key] is None:
-                try:
-                    parsed[key] = self._parse_iterable(value)
-                except AssertionError as error:  # brackets that do not match
-                    parser.error(f'{option_string}: {error}')
-        setattr(namespace, self.dest, {**(getattr(namespace, self.dest, None) or {}), **parsed})
-
-
-def _as_name(value: str) -> str | None:
-    """An option's value if it is a name, and no number, list or tuple; without quotes around it."""
-    text = value.strip()
-    if len(text) > 1 and text[0] == text[-1] and text[0] in '"\'' and ' ' in text:
-        text = value = text[1:-1]
-    if text.startswith(('[', '(')) and text.endswith((']', ')')):
-        return None
-    is_spaced = ' ' in text and ',' not in text
-    is_name = text.endswith(CHECKPOINT_SUFFIXES) or is_spaced or (',' in text and os.path.exists(text))
-    return value if is_name else None
 
 
 def load_config(
@@ -100,12 +65,15 @@ def load_config(
         raise UsageError(f'config {path} cannot be read: {type(error).__name__}: {reason}') from error
     options = dict(options or {})
     data_root = options.pop('data_root', None) if data_root is None else data_root
+    require_effect(cfg, options)
     try:
         cfg.merge_from_dict(options)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UsageError(
             f'--cfg-options do not fit config {path}: {error.args[0] if error.args else error}'
         ) from error
+    for root in {option.partition('.')[0] for option in options}:
+        _drop_delete_marks(cfg.get(root))
     if data_root is not None:
         set_data_root(cfg, str(data_root), splits)
     for split in _SPLITS:
@@ -114,6 +82,16 @@ def load_config(
             loader.pop('persistent_workers', None)  # torch refuses it, and one changes the number alone
             loader.pop('prefetch_factor', None)
     return cfg
+
+
+def _drop_delete_marks(node: Any) -> None:
+    """Drop ``_delete_``, which mmengine leaves in an option's dict where there was nothing to delete."""
+    if isinstance(node, dict):
+        node.pop('_delete_', None)
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for part in node:
+            _drop_delete_marks(part)
 
 
 def _first_import_error(error: BaseException) -> BaseException:
@@ -187,10 +165,36 @@ def show_predictions(cfg: Config, folder: str | None, number: int | None) -> Non
 
 def is_begun(cfg: Config) -> bool:
     """Whether the run of a config has saved something, in its folder or where its checkpoints are kept."""
+    return any(file for one in _folders_of(cfg) for file in one.glob('*.pth'))
+
+
+def require_no_run(cfg: Config) -> None:
+    """Refuse to begin a run in the folder of another one: of their checkpoints none could tell whose it is.
+
+    Raises:
+        UsageError: the work directory, or where checkpoints are kept, holds some.
+    """
+    named = named_by_pointer(cfg.work_dir)
+    saved = {file.name for folder in _folders_of(cfg) for file in folder.glob('*.pth')}
+    if '://' in named:  # they are kept by a file backend
+        saved.add(Path(named).name)
+    matches = [match for match in map(_SAVED.fullmatch, saved) if match]
+    # The last one saved may not be that of most iterations, where two runs were begun in one folder.
+    last = next((match for match in matches if match[0] == Path(named).name), None)
+    last = last or max(matches, key=lambda match: int(match[2]), default=None)
+    if last:
+        unit = {'iter': 'iteration', 'epoch': 'epoch'}[last[1]] + ('s' if last[2] != '1' else '')
+        raise UsageError(
+            f'{cfg.work_dir} holds a run of {last[2]} {unit}; add --resume to go on with it, or name another '
+            '--work-dir'
+        )
+
+
+def _folders_of(cfg: Config) -> list[Path]:
+    """The work directory, and where else the checkpoints of a run are kept."""
     folder = Path(cfg.work_dir)
     elsewhere = (cfg.get('default_hooks') or {}).get('checkpoint', {}).get('out_dir')
-    folders = [folder] if elsewhere is None else [folder, Path(elsewhere, folder.name)]
-    return any(file for one in folders for file in one.glob('*.pth'))
+    return [folder] if elsewhere is None else [folder, Path(elsewhere, folder.name)]
 
 
 def validate_what_was_not(cfg: Config) -> None:
@@ -207,7 +211,7 @@ def validate_what_was_not(cfg: Config) -> None:
 
 
 def require_data(cfg: Config, splits: tuple[str, ...]) -> None:
-    """Check that the annotation files are there, before anything is built.
+    """Check that the annotation files are there, and hold samples, before anything is built.
 
     Args:
         cfg: the config.
@@ -219,14 +223,55 @@ def require_data(cfg: Config, splits: tuple[str, ...]) -> None:
     for split, dataset in datasets_of(cfg):
         if split not in splits:
             continue
+        paths = []
         for source in dataset.get('sources') or [dict(ann_file=dataset.get('ann_file'))]:
             root = source.get('data_root', dataset.get('data_root'))
             path = FlowSource(ann_file=source.get('ann_file'), data_root=root).ann_file
+            paths.append(path)
             if '://' not in path and not os.path.isfile(path):
                 raise UsageError(
                     f'{split} annotation {path}: there is no such file; make one from videos by '
                     'tools/dataset_converters/video2pairs.py SRC --out DIR and add --data-root DIR'
                 )
+        if all(map(_is_empty, paths)):
+            raise UsageError(
+                f'{split} annotation {", ".join(paths)} holds no samples, expected at least one; '
+                + _WITHOUT_SAMPLES[split]
+            )
+
+
+def _is_empty(path: str) -> bool:
+    """Whether an annotation in JSON has no samples; a long one is not read to know it has some."""
+    if '://' in path or not path.endswith('.json') or os.path.getsize(path) > 1 << 16:
+        return False
+    try:
+        return json.loads(Path(path).read_bytes())['data_list'] == []
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return False  # what is wrong with it is the data set's to say
+
+
+def require_numbers(cfg: Config, splits: Sequence[str] = _SPLITS) -> None:
+    """Check the numbers of a config that are changed most, of which torch tells by a traceback.
+
+    Args:
+        cfg: the config.
+        splits: of 'train', 'val', 'test', those that will be read.
+
+    Raises:
+        UsageError: one that is none, or too small.
+    """
+    for split in splits:
+        for key, least in (('batch_size', 1), ('num_workers', 0)):
+            value = (cfg.get(f'{split}_dataloader') or {}).get(key)
+            if value is not None and (type(value) is not int or value < least):
+                raise UsageError(
+                    f'{split}_dataloader.{key} is {value!r}; expected a whole number of at least {least}'
+                )
+    optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') if 'train' in splits else None
+    for key in ('lr', 'weight_decay'):
+        value = (optimizer or {}).get(key)
+        if isinstance(value, str) or (isinstance(value, (int, float)) and value < 0):
+            raise UsageError(f'optim_wrapper.optimizer.{key} is {value!r}; expected a number of at least 0')
 
 
 def require_one_codec(cfg: Config) -> None:

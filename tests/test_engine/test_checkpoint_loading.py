@@ -18,6 +18,7 @@ from cmp_mm.engine import (
     stand_ins,
     state_dict_of,
 )
+from cmp_mm.engine.checkpoint_loading import check_some_weights_fit
 
 
 class Payload:
@@ -241,3 +242,13 @@ def test_of_several_processes_the_first_downloads(tmp_path, monkeypatch, rank, e
     monkeypatch.setattr(checkpoint_loading, 'barrier', barrier)
     checkpoint_loading.load_from_http('https://here.org/w-0123abcd.pth')
     assert events == expected
+
+
+def test_to_start_from_something_of_a_checkpoint_must_fit():
+    model = torch.nn.Module()
+    model.backbone, model.head = torch.nn.Linear(3, 2), torch.nn.Linear(2, 1)
+    check_some_weights_fit(model, {'module.head.weight': torch.zeros(1, 2)}, 'a.pth')
+    with pytest.raises(CheckpointError, match=r"model.backbone.init_cfg=dict\(_delete_=True.*source='a.pth'"):
+        check_some_weights_fit(model, model.backbone.state_dict(), 'a.pth')
+    with pytest.raises(CheckpointError, match='^checkpoint a.pth: .*no key of 1 fits it$'):
+        check_some_weights_fit(model, {'w': torch.zeros(1)}, 'a.pth')

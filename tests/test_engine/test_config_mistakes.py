@@ -1,5 +1,6 @@
 import pytest
-from mmengine.registry import VISUALIZERS, DefaultScope
+import torch
+from mmengine.registry import OPTIMIZERS, VISUALIZERS, DefaultScope
 from mmengine.runner import Runner
 
 from cmp_mm.engine import launch
@@ -87,3 +88,18 @@ def test_it_is_one_line():
     wanted = "^train.py: error: config: ResNet has no option 'dept'"
     with pytest.raises(SystemExit, match=wanted), launch.one_line_errors('train.py'):
         MODELS.build(dict(type='ResNet', dept=18))
+
+
+def test_parts_of_a_network_that_do_not_go_together():
+    neck = MODELS.build(dict(type='ConvNeck', in_channels=8, out_channels=4))
+    wanted = r'^train.py: error: config: ConvNeck: in_channels is 8, but .* is 16 channels wide\.$'
+    with pytest.raises(SystemExit, match=wanted), launch.one_line_errors('train.py'):
+        neck([torch.zeros(1, 16, 4, 4)])
+    # By any other part the same words are no mistake of a config's.
+    with pytest.raises(ValueError), launch.one_line_errors('train.py'):
+        raise ValueError('ConvNeck: in_channels is 8')
+
+
+def test_value_that_an_optimizer_refuses():
+    weights = [torch.zeros(1, requires_grad=True)]
+    assert said(dict(type='AdamW', params=weights, eps=-1), OPTIMIZERS) == 'AdamW: Invalid epsilon value: -1'

@@ -91,8 +91,8 @@ def main() -> None:
         for iteration in (args.iteration, args.plain_iteration):
             age(folder / 'first' / 'iter_1.pth', iteration)
         times: dict[str, list[float]] = {'fresh': [], 'resumed': [], 'plain': []}
-        for _ in range(args.rounds):
-            times['fresh'].append(train(data_root, folder / 'fresh', 0))
+        for number in range(args.rounds):
+            times['fresh'].append(train(data_root, folder / f'fresh{number}', 0))
             times['resumed'].append(train(data_root, folder / 'resumed', args.iteration))
             times['plain'].append(train(data_root, folder / 'plain', args.plain_iteration, *PLAIN))
     seconds = {name: statistics.median(values) for name, values in times.items()}

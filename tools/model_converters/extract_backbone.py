@@ -6,15 +6,18 @@ loads it, and stops where a key is missing or left over, by::
     custom_imports = dict(imports=['cmp_mm.downstream'])
     model = dict(backbone=dict(type='ResNet', init_cfg=dict(type='cmp_mm.BackboneInit', source='OUT')))
 
-and ``pretrained=None`` in ``model`` where its base has another. The weights are held against a backbone built
-from the config, and OUT, read again as data, too; where a key is missing or left over the exit code is 1, and
-nothing is written.
+and ``pretrained=None`` in ``model`` where its base has another; it prints the setting for its network, which
+takes the place of the base's (``_delete_``), and the channels of each map for the heads. The weights are held
+against a backbone built from the config, and OUT, read again as data, too; where a key is missing or left
+over the exit code is 1, and nothing is written.
 """
 
 import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
+
+import torch
 
 from cmp_mm.engine import CheckpointError, compare_keys, export, launch, load_checkpoint_file, run_config
 
@@ -100,11 +103,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(
             f"downstream: custom_imports=dict(imports=['cmp_mm.downstream']), {downstream(config, args.out)}"
         )
+        widths = channels(config, trusted=bool(args.config))
+        if widths:
+            stages, counts = (', '.join(map(str, part)) for part in (widths, widths.values()))
+            print(f'# for heads: maps of out_indices {stages}, which in_index counts, have {counts} channels')
     return 0
 
 
 def downstream(config: Mapping, out: str) -> str:
-    """The setting of a downstream config that takes the backbone ``config`` with the weights in ``out``."""
+    """The setting of a downstream config that takes the backbone ``config`` with the weights in ``out``.
+
+    It takes the place of the backbone of the base, whose other settings are not this one's.
+    """
     kind = config['type']
     name = kind.rpartition('.')[2]
     if name not in ('AlexNetFCN', 'ResNet'):
@@ -112,7 +122,7 @@ def downstream(config: Mapping, out: str) -> str:
         init = f"type='cmp_mm.BackboneInit', source={out!r}"
         if name.startswith(ONLY_PRETRAINED):
             init = f"type='Pretrained', checkpoint={out!r}"
-        return f"backbone=dict(type='{kind}', {''.join(rest)}init_cfg=dict({init}))"
+        return f"backbone=dict(_delete_=True, type='{kind}', {''.join(rest)}init_cfg=dict({init}))"
     shape = {key: config[key] for key in ('depth', 'stride') if key in config}
     stages = config.get('num_stages', 4)
     if kind == 'AlexNetFCN':  # the other packages' registries have none
@@ -122,7 +132,33 @@ def downstream(config: Mapping, out: str) -> str:
         kind = f'cmp_mm.{kind}'
         shape.update(num_stages=stages, out_indices=tuple(range(stages)))
     shape = ''.join(f'{key}={value!r}, ' for key, value in shape.items())
-    return f"backbone=dict(type='{kind}', {shape}init_cfg=dict(type='cmp_mm.BackboneInit', source={out!r}))"
+    init = f"type='cmp_mm.BackboneInit', source={out!r}"
+    return f"backbone=dict(_delete_=True, type='{kind}', {shape}init_cfg=dict({init}))"
+
+
+def channels(config: Mapping, trusted: bool) -> dict[int, int]:
+    """Widths of the maps that the backbone of :func:`downstream` returns, by their out_indices.
+
+    Empty where a backbone of another package does not return maps of a square image.
+    """
+    config = dict(config)
+    if config['type'] in ('ResNet', 'cmp_mm.ResNet'):
+        # All stages, as the other packages' return by default.
+        config.update(out_indices=tuple(range(config.get('num_stages', 4))), out_stem=False)
+    elif config['type'] in ('AlexNetFCN', 'cmp_mm.AlexNetFCN'):
+        config.pop('out_indices', None)
+    backbone = export.build_module(config, trusted)
+    backbone.eval()  # not all return themselves
+    indices = getattr(backbone, 'out_indices', None)
+    image = torch.zeros(1, 3, 224, 224, device=next(backbone.parameters()).device)
+    try:
+        with torch.no_grad():
+            maps = backbone(image)
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
+        return {}
+    if not isinstance(indices, Sequence) or not isinstance(maps, (list, tuple)) or len(maps) != len(indices):
+        return {}
+    return {index: part.shape[1] for index, part in zip(indices, maps, strict=True) if part.dim() == 4}
 
 
 if __name__ == '__main__':

@@ -119,7 +119,14 @@ def describe(summary: dict[str, Any], out: str) -> str:
     if videos['without_pairs']:
         lines.append(f'  readable videos without a pair: {videos["without_pairs"]}')
     if groups['total'] == 1:
-        lines.append('  there is one group of videos only, so one side of the split is empty')
+        side = 'val' if pairs['train'] else 'train'
+        what = (
+            'train with --no-validate, or validate on what is learnt by --cfg-options '
+            'val_dataloader.dataset.ann_file=train.json'
+            if side == 'val'
+            else 'a smaller --val-share, such as 0, fills it'
+        )
+        lines.append(f'  there is one group of videos only, so {side}.json is empty: {what}')
     for problem in summary['problems'][:PRINTED_PROBLEMS]:
         lines.append(f'  {problem["status"]}: {problem["source"]}: {problem["reason"]}')
     more = len(summary['problems']) - PRINTED_PROBLEMS

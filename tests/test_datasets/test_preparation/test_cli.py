@@ -105,3 +105,11 @@ def test_a_folder_named_by_a_number_is_a_folder(tmp_path, videos, monkeypatch, c
     assert run(videos, '--out', 'out2', *options, 'fmt=7') == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith('error: ') and 'flow format 7 is unknown' in error
+
+
+def test_of_one_video_it_says_how_to_train(tmp_path, videos, capsys):
+    assert run(videos / 'walk.mp4', '--out', tmp_path / 'out') == 0
+    said = 'val.json is empty: train with --no-validate, or validate on what is learnt by'
+    assert said in capsys.readouterr().out
+    assert main(['--out', str(tmp_path / 'out'), '--merge-only', '--val-share', '1']) == 0
+    assert 'train.json is empty: a smaller --val-share' in capsys.readouterr().out

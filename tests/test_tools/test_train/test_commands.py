@@ -192,3 +192,32 @@ def test_no_data_workers_by_the_number_alone(tool, tiny_config, tmp_path):
     options += ['train_cfg.val_interval=1']
     code, output = tool('train.py', config, '--work-dir', tmp_path / 'run', '--cfg-options', *options)
     assert code == 0 and 'cmp/epe' in output, output
+
+
+def test_a_second_run_in_a_folder_and_a_backbone_for_a_whole_network(tool, fails, tiny_config, tmp_path):
+    work, options = tmp_path / 'run', ['--no-validate', '--cfg-options', 'train_cfg.max_iters=1']
+    code, output = tool('train.py', tiny_config, '--work-dir', work, *options)
+    assert code == 0, output
+    assert 'param_scheduler.0.end=1 param_scheduler.0.T_max=1 ends it with the run' in output
+    again = fails('train.py', tiny_config, '--work-dir', work, *options)
+    assert f'{work} holds a run of 1 iteration; add --resume' in again
+    backbone = tmp_path / 'backbone.pth'
+    code, output = tool('model_converters/extract_backbone.py', work / 'iter_1.pth', backbone)
+    assert code == 0, output
+    other = ['--work-dir', tmp_path / 'other', *options]
+    said = fails('train.py', tiny_config, *other, f'load_from={backbone}')
+    assert f'checkpoint {backbone}: load_from takes one of the whole network, and this holds a bac' in said
+    # As it says to do.
+    start = said[said.index('"') + 1 : said.rindex('"')]
+    code, output = tool('train.py', tiny_config, *other, start)
+    assert code == 0 and 'tensors found in' in output, output
+
+
+def test_values_that_cannot_be_are_one_line(fails, tiny_config, tmp_path):
+    options = ['--work-dir', tmp_path / 'run', '--cfg-options', 'train_cfg.max_iters=1']
+    for option, said in (
+        ('optim_wrapper.optimizer.lr=abc', "optim_wrapper.optimizer.lr is 'abc'; expected a number"),
+        ('train_dataloader.batch_size=0', 'train_dataloader.batch_size is 0; expected'),
+        ('model.backbone.depth=50', 'ConvNeck: in_channels is 128, but the last feature map'),
+    ):
+        assert said in fails('train.py', tiny_config, *options, option)

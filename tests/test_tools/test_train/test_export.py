@@ -13,6 +13,7 @@ from cmp_mm.engine import export
 from cmp_mm.registry import MODELS
 
 ROOT = Path(__file__).parents[3]
+RESNET50 = 'maps of out_indices 0, 1, 2, 3, which in_index counts, have 256, 512, 1024, 2048 channels'
 EXTRACT, PUBLISH = 'model_converters/extract_backbone.py', 'model_converters/publish_model.py'
 
 
@@ -69,6 +70,9 @@ def test_what_it_says_of_downstream_loads_the_weights_and_stops_where_they_do_no
     said = next(line for line in output.splitlines() if line.startswith('downstream: '))
     config = Config.fromstring(said.removeprefix('downstream: ').replace('), ', ')\n', 1), '.py')
     assert config.custom_imports.imports == ['cmp_mm.downstream']
+    # Over the base's backbone, of which nothing stays.
+    assert config.backbone.pop('_delete_') is True
+    assert output.splitlines()[-1].endswith('have 64, 128, 256, 512 channels'), output
     module = MODELS.build(config.backbone)
     module.init_weights()
     whole = torch.load(trained, weights_only=True)['state_dict']
@@ -78,31 +82,42 @@ def test_what_it_says_of_downstream_loads_the_weights_and_stops_where_they_do_no
 
 
 @pytest.mark.parametrize(
-    ('backbone', 'expected'),
+    ('backbone', 'expected', 'widths'),
     [
-        (dict(type='ResNet', depth=50), "type='ResNet', depth=50, init_cfg"),
+        (dict(type='ResNet', depth=50), "type='ResNet', depth=50, init_cfg", RESNET50),
         # A skip-layer decoder's: the segmentation's own config says which stages its heads read.
         (
             dict(type='ResNet', depth=50, out_stem=True, out_indices=(0, 3)),
             "type='ResNet', depth=50, init_cfg",
+            RESNET50,
         ),
         (
             dict(type='ResNet', depth=18, num_stages=3, out_indices=(2,)),
             "type='cmp_mm.ResNet', depth=18, num_stages=3, out_indices=(0, 1, 2), init_cfg",
+            'maps of out_indices 0, 1, 2, which in_index counts, have 64, 128, 256 channels',
         ),
-        (dict(type='AlexNetFCN', stride=8), "type='cmp_mm.AlexNetFCN', stride=8, init_cfg"),
+        (
+            dict(type='AlexNetFCN', stride=8),
+            "type='cmp_mm.AlexNetFCN', stride=8, init_cfg",
+            'have 4096 channels',
+        ),
     ],
 )
-def test_what_it_says_of_downstream_is_the_network_that_was_trained(tool, tmp_path, backbone, expected):
+def test_what_it_says_of_downstream_is_the_network_that_was_trained(
+    tool, tmp_path, backbone, expected, widths
+):
     state = MODELS.build(dict(backbone)).state_dict()
     state = {f'backbone.{key}': value for key, value in state.items()}
     torch.save(
         dict(meta=dict(model=dict(type='CMP', backbone=backbone)), state_dict=state), tmp_path / 'a.pth'
     )
     code, output = tool(EXTRACT, tmp_path / 'a.pth', tmp_path / 'backbone.pth')
-    assert code == 0 and f'backbone=dict({expected}=' in output, output
+    assert code == 0 and f'backbone=dict(_delete_=True, {expected}=' in output, output
+    assert output.splitlines()[-1].endswith(widths), output
     said = output[output.index('backbone=dict(') :].splitlines()[0]
-    module = MODELS.build(Config.fromstring(said, '.py').backbone)
+    config = Config.fromstring(said, '.py').backbone
+    config.pop('_delete_')
+    module = MODELS.build(config)
     module.init_weights()
     assert len(module.state_dict()) == len(state)
 
@@ -243,7 +258,12 @@ def test_an_encoder_that_reads_a_tensor_as_it_is_built(tool, trained, tmp_path):
     assert code == 0 and f'{len(state)} tensors matched; 0 missing' in output, output
     # It takes nothing but mmengine's own initialiser.
     said = output[output.index('backbone=dict(') :].splitlines()[0]
-    module = MODELS.build(Config.fromstring(said, '.py').backbone)
+    assert output.splitlines()[-1].endswith(
+        'maps of out_indices 1, which in_index counts, have 16 channels'
+    ), output
+    config = Config.fromstring(said, '.py').backbone
+    config.pop('_delete_')
+    module = MODELS.build(config)
     module.init_weights()
     loaded = module.state_dict()
     assert all(torch.equal(loaded[key.removeprefix('backbone.')], value) for key, value in state.items())
@@ -261,7 +281,7 @@ def test_an_encoder_that_reads_a_tensor_as_it_is_built(tool, trained, tmp_path):
 def test_backbones_of_others_are_guarded_where_they_can_be(backbone, out, said):
     downstream = runpy.run_path(str(ROOT / 'tools' / EXTRACT))['downstream']
     config = Config.fromstring(downstream(backbone, out), '.py').backbone
-    assert config.pop('init_cfg')['type'] == said
+    assert config.pop('init_cfg')['type'] == said and config.pop('_delete_')
     backbone.pop('pretrained', None)
     assert config == backbone
 
