@@ -187,7 +187,7 @@ print(f'''
 
 Next (`source {sys.prefix}/bin/activate` for what is run by hand):{more}
   - arrows to motion (--correction fade meets them), photo to video, points to masks:  tools/demo/README.md
-    with --checkpoint {checkpoint}
+    with --checkpoint {checkpoint} --working-size 112
   - the backbone in a segmentation config, and whether it helps:  configs/downstream/mmseg/README.md
   - networks and schedules of the paper:  configs/cmp/README.md''')
 PY

@@ -168,6 +168,10 @@ def test_modern_configs_differ_in_the_recipe_alone(name, row):
             *('resnet18-plain_quick-k15or41-1xb16-3k', ('ResNet', 18, None), 16, 2e-3, 3000),
             [(15, 60), (41, 120)],
         ),
+        (
+            *('resnet18-plain_quick-camera-1xb16-3k', ('ResNet', 18, None), 16, 2e-3, 3000),
+            [(15, 60), (41, 120)],
+        ),
         ('resnet50-plain_quick-1xb4-800', ('ResNet', 50, None), 4, 1e-3, 800, [(15, 60)]),
         ('alexnet-plain_quick-1xb4-400', ('AlexNetFCN', None, 8), 4, 1e-3, 400, [(15, 60)]),
     ],

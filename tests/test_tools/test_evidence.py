@@ -62,6 +62,7 @@ def pairs(tmp_path_factory) -> Path:
         ('1xb16-800', 'cmp-kaiming'),
         ('1xb16-3k', 'cmp-kaiming'),
         ('k15or41-1xb16-3k', 'cmp-k15or41-kaiming'),
+        ('camera-1xb16-3k', 'cmp-k15or41-camera-kaiming'),
     ],
 )
 def test_the_quick_configs_are_the_recipe_measured(tools, name, recipe):

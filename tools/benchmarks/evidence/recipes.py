@@ -205,12 +205,8 @@ RECIPES = {
     'cmp-k15or41-6videos-kaiming': Recipe(
         'CMP, K 15 or K 41, Kaiming initialisation, on 6 of the videos', _both(_EITHER, _kaiming, _videos(6))
     ),
-    'cmp-camera-kaiming': Recipe(
-        "CMP, a camera's motion added at random, Kaiming initialisation of the backbone",
-        _both(_camera, _kaiming),
-    ),
     'cmp-k15or41-camera-kaiming': Recipe(
-        "CMP, K 15 or K 41, a camera's motion added at random, Kaiming initialisation of the backbone",
+        "CMP, K 15 or K 41, a camera's motion added to half of the pairs, Kaiming initialisation",
         _both(_EITHER, _camera, _kaiming),
     ),
     'cmp-0to4-kaiming': Recipe(
