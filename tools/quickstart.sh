@@ -176,8 +176,9 @@ if not int(videos):
   - your own videos, for a backbone to fine-tune, in half an hour:  bash tools/quickstart.sh VIDEO..."""
 elif 'k15or41' in config:
     more = """
-  - where arrows are to be followed, from photo to motion, the twin that was shown moving cameras does it
-    better; for that, again with CMP_MM_CONFIG=configs/cmp/cmp_resnet18-plain_quick-camera-1xb16-3k_pairs-96x96.py"""
+  - where arrows are to be followed, from photo to motion, two twins do it better; again with CMP_MM_CONFIG=
+    configs/cmp/cmp_resnet18-plain_quick-1xb16-3k_pairs-96x96.py (many arrows for every image): scenes like these
+    configs/cmp/cmp_resnet18-plain_quick-camera-1xb16-3k_pairs-96x96.py (as this one, shown moving cameras): other scenes"""
 print(f'''
     {pairs}: what it learnt from; look at contact_sheet.png
     {run}:

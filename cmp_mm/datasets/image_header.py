@@ -10,8 +10,8 @@ from cmp_mm.flow.formats import MAX_PIXELS
 PIXELS_PER_BYTE = {'PNG': 1032 * 8, 'JPEG': 512, 'PPM': 1}
 # Each progressive scan is a pass over the whole image; encoders write about ten.
 MAX_SCANS = 100
-# What ends a scan's data: a stuffed zero, a restart mark or a fill byte does not.
-_MARKER = re.compile(rb'\xff[^\x00\xd0-\xd7\xff]')
+# What may come between scans: a segment, which has a length, or the end. All else is a scan's data.
+_MARKER = re.compile(rb'\xff[\xc4\xd9-\xdd\xe0-\xef\xfe]')
 PNG_START = b'\x89PNG\r\n\x1a\n'
 # Three numbers, between which there may be comments: width, height, largest value.
 PPM_HEADER = re.compile(rb'P6' + rb'(?:\s|#[^\n]*\n)+(\d{1,9})' * 3 + rb'\s')
@@ -93,31 +93,34 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
             height, width = struct.unpack('>HH', data[position + 5 : position + 9])
             size = height, width
         elif marker == 0xDA:
-            _check_scans(data, position)
+            # From here on the end mark can only be the end: a thumbnail's lies in an earlier segment.
+            if data.rfind(b'\xff\xd9', position) < 0:
+                raise ValueError(f'JPEG of {len(data)} bytes is cut short: there is no end mark')
             break
         if length < 2:
             break
         position += 2 + length
     if size is None:
         raise ValueError('JPEG has no frame header')
+    if data.count(b'\xff\xda') > MAX_SCANS and _scans(data, position) > MAX_SCANS:
+        raise ValueError(f'JPEG has more than {MAX_SCANS} scans')
     return size
 
 
-def _check_scans(data: bytes, position: int) -> None:
-    """Walk from the first scan to the end mark; what a file has after it, as a phone's video, is not read."""
+def _scans(data: bytes, position: int) -> int:
+    """Scans from the first one, at ``position``, to the end mark.
+
+    What a file has after that, as a phone's video, is not read. Damage may lead the walk astray: of a file
+    whose end it does not find all is counted.
+    """
     scans = 0
     while position + 4 <= len(data):
-        if data[position + 1] == 0xDA:
-            scans += 1
-            if scans > MAX_SCANS:
-                raise ValueError(f'JPEG has more than {MAX_SCANS} scans')
+        scans += data[position + 1] == 0xDA
         position += 2 + int.from_bytes(data[position + 2 : position + 4], 'big')
-        marker = _MARKER.search(
-            data, position
-        )  # of a segment between scans at once, of a scan after its data
+        marker = _MARKER.search(data, position)
         if marker is None:
             break
         if marker.group()[-1] == 0xD9:
-            return
-        position = marker.end() - 2
-    raise ValueError(f'JPEG of {len(data)} bytes is cut short: there is no end mark')
+            return scans
+        position = marker.start()
+    return data.count(b'\xff\xda')

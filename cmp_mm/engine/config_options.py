@@ -4,6 +4,7 @@ import argparse
 import ast
 import difflib
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -61,7 +62,12 @@ class ConfigOptions(DictAction):
     def _parse(self, value: str) -> Any:
         text = value.strip().strip('\'"')
         if _has_dicts(text) and not os.path.exists(value):
-            return _literal(text)
+            try:
+                return _literal(text)
+            except ValueError:
+                if 'dict(' in text:
+                    raise
+                # Braces of a name's pattern, {:04d}: as mmengine takes them.
         name = _as_name(value)
         if name is not None:
             return name
@@ -92,8 +98,9 @@ def _literal(text: str) -> Any:
             if node.func.id != 'dict' or not all(item.arg for item in node.keywords):
                 raise ValueError(text)
             return {item.arg: convert(item.value) for item in node.keywords}
-        if isinstance(node, ast.Name):
-            return {'true': True, 'false': False}.get(node.id, node.id)
+        if isinstance(node, (ast.Name, ast.Attribute)):
+            name = ast.unparse(node)
+            return {'true': True, 'false': False}.get(name, name)
         return ast.literal_eval(node)
 
     try:
@@ -124,7 +131,8 @@ def require_effect(cfg: Config, options: Mapping[str, Any]) -> None:
         options: ``--cfg-options``, dotted keys.
 
     Raises:
-        UsageError: names the section meant, or the places of the variable's value.
+        UsageError: names the section meant, or the places of the variable's value. Where that is at none, a
+            line warns.
     """
     for option in options:
         root, _, rest = option.partition('.')
@@ -135,12 +143,19 @@ def require_effect(cfg: Config, options: Mapping[str, Any]) -> None:
             hint = f'; did you mean {near[0]!r}?' if near else f', and nothing reads {option!r}'
             raise UsageError(f'--cfg-options: the config has no section {root!r}{hint}')
         places = list(dict.fromkeys(_places(cfg, cfg[root])))
+        if not places:
+            # Code of the user's may read it; of switches and None nobody can tell.
+            print(
+                f'warning: --cfg-options: {root!r} is no section that mmengine reads, and changes nothing '
+                'unless code of yours does',
+                file=sys.stderr,
+            )
+            continue
         named = [f'{place}.{rest}' if rest else place for place in places[:_PLACES]]
         more = f' and {len(places) - _PLACES} more' if len(places) > _PLACES else ''
-        hint = f'; its value is at {", ".join(named)}{more}' if places else ''
         raise UsageError(
             f'--cfg-options: {root!r} is a variable of the config file, which has done its work when the '
-            f'file was read; set the places it went to{hint}'
+            f'file was read; set the places it went to; its value is at {", ".join(named)}{more}'
         )
 
 

@@ -53,9 +53,10 @@ def read_scalars(run: Path) -> list[dict]:
         for row in fresh:
             kind = _is_training(row)
             first[kind] = min(row['step'], first.get(kind, row['step']))
-        if first and not any('epoch' in row for row in fresh):
-            # Both count iterations: what was validated at one that is run again is out of date too.
-            first = dict.fromkeys((True, False), min(first.values()))
+        if True in first and not any('epoch' in row for row in fresh):
+            # Both count iterations: what was validated at one that is run again is out of date too. Not the
+            # other way round: a resumed run may begin with the validation of its last iteration.
+            first[False] = min(first[True], first.get(False, first[True]))
         rows = [row for row in rows if row['step'] < first.get(_is_training(row), row['step'] + 1)] + fresh
     return rows
 

@@ -43,11 +43,15 @@ def test_a_variable_of_the_file_is_refused_with_the_places_it_went_to(quick, opt
     assert f'; its value is at {place}' in str(caught.value)
 
 
-@pytest.mark.parametrize('value', [None, True])
-def test_places_of_what_half_of_the_settings_are_would_say_nothing(value):
-    cfg = Config(dict(other=value, model=dict(pretrained=value)))
-    with pytest.raises(run_config.UsageError, match='set the places it went to$'):
-        config_options.require_effect(cfg, {'other': 5})
+@pytest.mark.parametrize('value', [None, True, dict(a=1)])
+def test_what_code_of_the_users_may_read_is_warned_of(value, capsys):
+    """Its value is at no place; of switches and None, which half of the settings are, nobody can tell."""
+    cfg = Config(dict(other=value, model=dict(pretrained=None, frozen=True)))
+    config_options.require_effect(cfg, {'other.a': 5})
+    assert capsys.readouterr().err == (
+        "warning: --cfg-options: 'other' is no section that mmengine reads, and changes nothing unless code "
+        'of yours does\n'
+    )
 
 
 def test_of_many_places_some_are_named():
@@ -96,12 +100,21 @@ def test_dicts_among_the_values(quick, text):
 
 
 @pytest.mark.parametrize(
-    'text', ['[grid(3,4)]', '[dict(3)]', "[dict(type='grid', stride=]", '{1: }', 'dict(a=open(1))', '{**a}']
+    'text', ['[grid(3,4)]', '[dict(3)]', "[dict(type='grid', stride=]", 'dict(a=open(1))']
 )
 def test_what_is_no_value_is_one_line(capsys, text):
     with pytest.raises(SystemExit):
         parse(f'{STEP}.5.strategies={text}')
     assert capsys.readouterr().err.splitlines()[-1].count('is no value; expected') == 1
+
+
+def test_braces_of_patterns_and_names_of_types_are_text():
+    options = parse(
+        'a={:04d}', 'b={name}', 'c=[iter_{}.pth,epoch_{}.pth]', 'd=[dict(type=cmp_mm.FlowRandomFlip)]'
+    )
+    assert options == dict(
+        a='{:04d}', b='{name}', c=['iter_{}.pth', 'epoch_{}.pth'], d=[dict(type='cmp_mm.FlowRandomFlip')]
+    )
 
 
 @pytest.mark.parametrize('key', ['model.backbone.init_cfg', 'model.neck.init_cfg'])

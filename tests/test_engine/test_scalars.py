@@ -45,6 +45,16 @@ def test_what_an_earlier_start_validated_later_is_out_of_date(tmp_path):
     assert read_curve(tmp_path, 'epe') == [(400, 1.0)]
 
 
+def test_a_validation_drops_no_training(tmp_path):
+    """A resumed run may begin with one, of the iteration that it goes on from."""
+    write_start(tmp_path / 'a', '20260101_000000', train(650, 700, 750))
+    write_start(tmp_path / 'a', '20260101_000001', [dict(epe=1.0, step=750), *train(800, 850, loss=2.0)])
+    assert [step for step, _ in read_curve(tmp_path / 'a', 'loss')] == [650, 700, 750, 800, 850]
+    write_start(tmp_path / 'b', '20260101_000000', [dict(row, epoch=1) for row in train(50, 100)])
+    write_start(tmp_path / 'b', '20260101_000001', [dict(AP=1.0, step=21)])
+    assert [step for step, _ in read_curve(tmp_path / 'b', 'loss')] == [50, 100]
+
+
 def test_what_is_no_row_is_left_out(tmp_path):
     write_start(tmp_path, 'now', [[1], dict(loss=1.0), dict(loss=1.0, step='x'), dict(loss=2.0, step=3)])
     assert read_scalars(tmp_path / 'now' / 'vis_data' / 'scalars.json') == [dict(loss=2.0, step=3)]

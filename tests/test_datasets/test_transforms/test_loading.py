@@ -8,6 +8,8 @@ from mmengine.fileio import LocalBackend, register_backend
 from cmp_mm.datasets import BadSampleError, LoadFlow, LoadImage, OutsideRootError
 from cmp_mm.flow import write_flow
 
+SCAN = b'\xff\xda\0\x08\x01\x01\0\0\x3f\0\xff\0'
+
 
 @pytest.fixture
 def image():
@@ -67,7 +69,10 @@ def bad_images(image):
         deep_ppm=(ppm.replace(b'255', b'999', 1), 'values up to 999'),
         headless_ppm=(b'P6\n# 70 50', 'no header'),
         huge_ppm=(ppm.replace(b'70 50', b'70000 50000', 1), 'cut short'),
-        scans=(jpg[:-2] + b'\xff\xda\0\x08\x01\x01\0\0\x3f\0\xff\0' * 200 + jpg[-2:], 'more than 100 scans'),
+        scan_marks=(jpg[:-2] + b'\xff\xda' * 200 + jpg[-2:], 'more than 100 scans'),
+        # Behind a mark without a length, which a decoder steps over.
+        hidden_scans=(jpg[:-2] + b'\xff\x01\x40\x00' + SCAN * 200 + jpg[-2:], 'more than 100 scans'),
+        scans=(jpg[:-2] + SCAN * 200 + jpg[-2:], 'more than 100 scans'),
     )
 
 
@@ -80,10 +85,21 @@ def test_what_follows_the_end_of_a_jpg_is_nobodys_business(tmp_path):
     assert loaded.shape == image.shape and abs(int(loaded[0, 0, 0]) - 90) < 3
 
 
+def test_a_jpg_damaged_inside_is_as_whole_as_a_decoder_takes_it(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8)
+    jpg = cv2.imencode('.jpg', image)[1].tobytes()
+    start = jpg.index(b'\xff\xda') + 14
+    path = tmp_path / 'a.jpg'
+    for place in range(start, start + 400, 7):
+        path.write_bytes(jpg[:place] + b'\xff' + jpg[place + 1 :])
+        assert load(path)['img'].shape == (60, 80, 3)
+
+
 @pytest.mark.parametrize(
     'case',
     [
         *('empty', 'text', 'cut_jpg', 'cut_png', 'huge_jpg', 'huge_png', 'no_frame', 'scans'),
+        *('scan_marks', 'hidden_scans'),
         *('cut_ppm', 'deep_ppm', 'headless_ppm', 'huge_ppm'),
     ],
 )
