@@ -57,6 +57,7 @@ def bad_images(image):
     huge_jpg[frame + 5 : frame + 9] = b'\xff\xdc\xff\xdc'
     huge_png = bytearray(png)
     huge_png[16:24] = (40000).to_bytes(4, 'big') * 2
+    beyond = (2 + 200 * len(SCAN)).to_bytes(2, 'big')
     return dict(
         empty=(b'', 'expected a JPEG, PNG or PPM'),
         text=(b'hello', 'expected a JPEG, PNG or PPM'),
@@ -71,7 +72,7 @@ def bad_images(image):
         huge_ppm=(ppm.replace(b'70 50', b'70000 50000', 1), 'cut short'),
         scan_marks=(jpg[:-2] + b'\xff\xda' * 200 + jpg[-2:], 'more than 100 scans'),
         # Behind a mark without a length, which a decoder steps over.
-        hidden_scans=(jpg[:-2] + b'\xff\x01\x40\x00' + SCAN * 200 + jpg[-2:], 'more than 100 scans'),
+        hidden_scans=(jpg[:-2] + b'\xff\x01' + beyond + SCAN * 200 + jpg[-2:], 'more than 100 scans'),
         scans=(jpg[:-2] + SCAN * 200 + jpg[-2:], 'more than 100 scans'),
     )
 
